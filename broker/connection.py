@@ -1,0 +1,226 @@
+"""One socket to Redis, owned by one thread, with no hidden retries: whoever holds a Link owns its loop.
+
+A Link speaks commands and our scripts. Replies come back in the order of the commands, so several may be under way.
+Not a pool and not a client: the slot must know when a command was sent and when its answer was lost.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha1
+from importlib import resources
+from typing import Any, TypeAlias
+
+import hiredis
+import redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeout
+
+from broker.errors import RedisUnavailable
+
+Arg: TypeAlias = str | bytes | int | float | memoryview
+Command: TypeAlias = Sequence[Arg]
+
+# What a lost connection looks like; everything else from Redis is an answer.
+LOST = (RedisConnectionError, RedisTimeout, OSError)
+
+CONNECT_TIMEOUT_S = 3.0
+READ_TIMEOUT_S = 5.0
+_WITH_FINISH = ("settle", "fail", "claim", "cancel")
+
+
+def load_scripts() -> dict[str, tuple[bytes, str]]:
+    """name -> (source, sha1) of every script, with finish.lua prepended where it is used."""
+    folder = resources.files("broker") / "scripts"
+    finish = (folder / "finish.lua").read_text()
+    scripts = {}
+    for file in folder.iterdir():
+        name = file.name.removesuffix(".lua")
+        if file.name.endswith(".lua") and name != "finish":
+            text = file.read_text()
+            source = (finish + text if name in _WITH_FINISH else text).encode()
+            scripts[name] = (source, sha1(source, usedforsecurity=False).hexdigest())
+    return scripts
+
+
+SCRIPTS = load_scripts()
+
+
+def evalsha(name: str, keys: Sequence[Arg], args: Iterable[Arg]) -> list[Arg]:
+    """The command that runs a script by its digest."""
+    return ["EVALSHA", SCRIPTS[name][1], len(keys), *keys, *args]
+
+
+def safe_url(url: str) -> str:
+    """`url` without its password, for messages."""
+    head, at, tail = url.rpartition("@")
+    return f"{head.partition('//')[0]}//***@{tail}" if at else url
+
+
+def _reply_error(text: str) -> RedisError:
+    """hiredis gives the error's text; redis-py's classes name the ones that matter to us."""
+    return NoScriptError(text) if text.startswith("NOSCRIPT") else ResponseError(text)
+
+
+class Link:
+    """A connection to Redis that reconnects only when told to."""
+
+    def __init__(self, url: str, *, read_timeout_s: float = READ_TIMEOUT_S) -> None:
+        """`url`: redis://, rediss:// or unix://. Raises RedisUnavailable when the URL is not one of these."""
+        self.url = url
+        try:
+            pool = redis.ConnectionPool.from_url(
+                url,
+                protocol=2,
+                socket_timeout=read_timeout_s,
+                socket_connect_timeout=CONNECT_TIMEOUT_S,
+                retry=None,
+                retry_on_error=[],
+                health_check_interval=0,
+            )
+        except ValueError as error:
+            raise RedisUnavailable(
+                f"{safe_url(url)!r} is not a Redis URL ({error}); write redis://host:6379 or unix:///path/redis.sock"
+            ) from None
+        # redis-py finds the server (address, TLS, AUTH, SELECT); the bytes then go straight through hiredis, because
+        # its per-command bookkeeping costs as much as the round trip.
+        self._connection: Any = pool.make_connection()
+        self._socket: socket.socket | None = None
+        self._reader: Any = None
+        self._buffer = bytearray(1 << 18)
+        self._read_timeout_s = read_timeout_s
+        self.expected = 0  # replies not read yet
+
+    def connect(self) -> None:
+        """Connects, authenticates and loads the scripts. Raises one of LOST, or RedisUnavailable when refused."""
+        self.close()
+        try:
+            self._connection.connect()
+            self._socket = self._connection._sock
+            self._reader = hiredis.Reader(protocolError=RedisConnectionError, replyError=_reply_error)
+            self.send(*(("SCRIPT", "LOAD", source) for source, _ in SCRIPTS.values()))
+            for _ in SCRIPTS:
+                self.read()
+        except LOST:
+            self.close()
+            raise
+        except RedisError as error:  # wrong password, no permission, loading
+            self.close()
+            raise RedisUnavailable(f"Redis at {safe_url(self.url)} refused us: {error}; check its URL and ACL") from None
+
+    def connect_within(self, seconds: float, *, wait: Callable[[float], Any] = time.sleep) -> None:
+        """Connects, trying again with back-off and jitter for `seconds`. Raises RedisUnavailable at their end."""
+        deadline = time.monotonic() + seconds
+        pause = 0.05
+        while True:
+            try:
+                self.connect()
+                return
+            except LOST as error:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise RedisUnavailable(
+                        f"no Redis at {safe_url(self.url)} within {seconds:g} s ({error}); "
+                        "start it, or set redis.url in pool.toml or PENSTOCK_REDIS_URL"
+                    ) from None
+                wait(min(left, pause * random.uniform(0.5, 1.5)))
+                pause = min(pause * 2, 2.0)
+
+    def close(self) -> None:
+        self.expected = 0
+        self._socket = self._reader = None
+        self._connection.disconnect()
+
+    def fileno(self) -> int:
+        """The socket, for poll; -1 when not connected."""
+        return self._socket.fileno() if self._socket is not None else -1
+
+    def send(self, *commands: Command) -> None:
+        """Sends commands without waiting. Raises one of LOST; nothing tells then whether they ran."""
+        if self._socket is None:
+            raise RedisConnectionError("not connected")
+        try:
+            self._socket.sendall(b"".join([hiredis.pack_command(tuple(command)) for command in commands]))
+        except OSError:
+            self.close()
+            raise
+        self.expected += len(commands)
+
+    def read(self, timeout_s: float | None = None) -> Any:
+        """The next reply, as bytes, ints and lists. Raises ResponseError for an error reply, one of LOST otherwise."""
+        if self._socket is None:
+            raise RedisConnectionError("not connected")
+        reply = self._reader.gets()
+        if reply is False:
+            reply = self._receive(self._socket, timeout_s)
+        self.expected -= 1
+        if isinstance(reply, RedisError):
+            raise reply
+        return reply
+
+    def _receive(self, sock: socket.socket, timeout_s: float | None) -> Any:
+        reader, buffer = self._reader, self._buffer
+        try:
+            if timeout_s is not None:
+                sock.settimeout(timeout_s)
+            while True:
+                count = sock.recv_into(buffer)
+                if count == 0:
+                    raise RedisConnectionError("Redis closed the connection")
+                reader.feed(buffer, 0, count)
+                reply = reader.gets()
+                if reply is not False:
+                    return reply
+        except LOST:
+            self.close()
+            raise
+        finally:
+            if timeout_s is not None and self._socket is not None:
+                sock.settimeout(self._read_timeout_s)
+
+    def has_reply(self) -> bool:
+        """Whether bytes of a further reply are at hand already, so that poll would not report them."""
+        return self.expected > 0 and self._reader is not None and self._reader.has_data()
+
+    def call(self, *command: Arg, timeout_s: float | None = None) -> Any:
+        """Sends one command and reads its reply."""
+        self.send(command)
+        return self.read(timeout_s)
+
+    def call_all(self, commands: Sequence[Command]) -> list[Any]:
+        """One round trip; error replies are returned, not raised."""
+        self.send(*commands)
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(self.read())
+            except ResponseError as error:
+                replies.append(error)
+        return replies
+
+    def script(self, name: str, keys: Sequence[Arg], args: Iterable[Arg]) -> Any:
+        """Runs a script; loads it again when the server has forgotten it (SCRIPT FLUSH, failover)."""
+        command = evalsha(name, keys, args)
+        try:
+            return self.call(*command)
+        except NoScriptError:
+            self.reload()
+            return self.call(*command)
+
+    def reload(self) -> None:
+        """Loads all scripts again."""
+        self.call_all([("SCRIPT", "LOAD", source) for source, _ in SCRIPTS.values()])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Redis refused a write because it is at maxmemory."""
+    return isinstance(error, ResponseError) and ("OOM" in str(error) or "maxmemory" in str(error))
+
+
+def is_missing_group(error: BaseException) -> bool:
+    """Whether streams or their group are gone (FLUSHALL, a new server)."""
+    return isinstance(error, ResponseError) and "NOGROUP" in str(error)

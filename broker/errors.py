@@ -1,0 +1,129 @@
+"""Every error Penstock raises, in one tree. The text always says what to do next.
+
+Policy stands on the class: `retryable` says whether the same call may succeed later unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class PenstockError(Exception):
+    """Root of the tree; catch it to catch all of ours."""
+
+    retryable = False
+
+
+# --- refused at submit: nothing was queued --------------------------------------------------
+
+
+class Refused(PenstockError):
+    """Raised when a submit is refused; nothing of the refused part was queued."""
+
+
+class UnknownModel(Refused):
+    """Raised when no slot and no operator has published the model."""
+
+
+class InvalidInput(Refused):
+    """Raised when inputs do not fit the model's manifest: name, dtype, shape, rank, range or finiteness."""
+
+
+class PayloadTooLarge(Refused):
+    """Raised when one job's payload exceeds the pool's `payload_limit_bytes`."""
+
+
+class QueueFull(Refused):
+    """Raised when the queue's job or byte limit is reached; `retry_after_s` says when to try again.
+
+    `accepted` holds the handles of the prefix that was queued (empty for a single submit).
+    """
+
+    retryable = True
+
+    def __init__(self, text: str, *, retry_after_s: float, accepted: list[Any] | None = None) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+        self.accepted: list[Any] = accepted or []
+
+
+class KeyConflict(Refused):
+    """Raised when an idempotency key was used before with other content."""
+
+
+class StaleRequest(Refused):
+    """Raised when a request number is older than the newest the server remembers; it was not applied now."""
+
+
+class SubmitUnknown(PenstockError):
+    """Raised when Redis did not answer within the retries: the job may or may not be queued; `job_id` tells."""
+
+    retryable = True
+
+    def __init__(self, text: str, *, job_id: str) -> None:
+        super().__init__(text)
+        self.job_id = job_id
+
+
+# --- waiting for a result -------------------------------------------------------------------
+
+
+class ResultTimeout(PenstockError, TimeoutError):
+    """Raised when a result did not come in time; the job goes on, waiting again is safe."""
+
+    retryable = True
+
+
+class ResultExpired(PenstockError):
+    """Raised when an id is unknown or its result is past its TTL."""
+
+
+class JobFailed(PenstockError):
+    """Raised when the job ran and failed; `reason` is machine-readable, the text is the model's error."""
+
+    def __init__(self, text: str, *, job_id: str = "", reason: str = "", attempt: int = 0) -> None:
+        super().__init__(text)
+        self.job_id = job_id
+        self.reason = reason
+        self.attempt = attempt
+
+
+class JobDead(JobFailed):
+    """Raised when the job was given up: retries exhausted or engines died under it."""
+
+
+class JobExpired(JobFailed):
+    """Raised when the job's deadline passed before its forward began."""
+
+
+class JobCancelled(JobFailed):
+    """Raised when the job was cancelled."""
+
+
+# --- the pool's own --------------------------------------------------------------------------
+
+
+class RedisUnavailable(PenstockError):
+    """Raised when Redis cannot be reached or refuses us; the text names the address and the mend."""
+
+    retryable = True
+
+
+class DecodeError(PenstockError):
+    """Raised when bytes from the wire are not a message we can read; nothing was allocated for them."""
+
+
+class ConfigError(PenstockError):
+    """Raised when pool.toml, a flag or an environment variable is wrong."""
+
+
+class ArtifactError(PenstockError):
+    """Raised when a model artifact's manifest or files are wrong, altered or unsafe to load."""
+
+
+class DeviceError(PenstockError):
+    """Raised when the configured device or execution provider is not available."""
+
+
+class SupervisorError(PenstockError):
+    """Raised when supervisord cannot be reached or refuses a command."""

@@ -1,0 +1,154 @@
+"""Every Redis key: name, type, owner, lifetime. No key text stands anywhere else (Lua gets them as KEYS or a prefix).
+
+Keys of one model share the hash tag {model}, so a script may touch them together; no script touches two models.
+
+| key                      | type   | written by           | lifetime                                  |
+|--------------------------|--------|----------------------|-------------------------------------------|
+| lane                     | stream | submit, mover        | permanent; entries leave when settled     |
+| delayed / delayed_bodies | zset / hash | submit, fail    | permanent; entries leave when due         |
+| moved                    | hash   | mover                | 1 h after the last move; id -> lane entry |
+| result                   | string | settle, fail, cancel | the job's result_ttl_s                    |
+| reply                    | list   | settle, fail, cancel | REPLY_TTL_MS; capped at REPLY_CAP         |
+| watchers                 | hash   | watch                | WATCH_TTL_MS after the last watch         |
+| dead                     | stream | fail                 | permanent; bounded by count and bytes     |
+| requests                 | hash   | submit               | REQUESTS_TTL_MS after the last submit     |
+| dedupe                   | string | submit               | DEDUPE_TTL_MS                             |
+| spec                     | hash   | slot, operators      | permanent                                 |
+| counters, stored         | hash   | all scripts          | permanent                                 |
+| ready, failing           | zset   | slot                 | permanent; members expire by score        |
+| retiring                 | zset   | slot                 | permanent; members expire by score        |
+| wanted                   | hash   | operators            | permanent; host -> slots of the model     |
+| slots                    | zset   | slot                 | permanent; members expire by score        |
+| slot                     | hash   | slot                 | SLOT_TTL_MS after the last beat           |
+| assignment               | hash   | operators            | permanent; slot number -> assignment      |
+| restarts                 | hash   | slot                 | permanent; slot:reason -> count           |
+| exits                    | stream | slot                 | permanent; bounded by count               |
+| models                   | set    | slot, operators      | permanent                                 |
+"""
+
+from __future__ import annotations
+
+PREFIX = "penstock"
+POOL = f"{PREFIX}:{{pool}}:"  # pool-wide keys share a tag too; no model may be called "pool"
+GROUP = "slots"
+RETURNED = "returned"  # the consumer that holds returned leases until the next claim
+ARM = "main"  # one arm per model until rollout comes; part of the key so that arms can be added
+
+REPLY_TTL_MS = 60_000
+REPLY_CAP = 20_000
+WATCH_TTL_MS = 60_000
+REQUESTS_TTL_MS = 600_000
+DEDUPE_TTL_MS = 24 * 3_600_000
+MOVED_TTL_MS = 3_600_000
+SLOT_TTL_MS = 10_000
+EXITS_CAP = 1_000
+REQUEST_WINDOW = 128
+
+# Prefix of every key that may live without a TTL; the key-leak check in tests reads this.
+PERMANENT = (
+    "lane", "delayed", "dead", "spec", "counters", "stored", "ready", "failing", "retiring", "wanted",
+    "slots", "assignment", "restarts", "exits", "models",
+)  # fmt: skip
+
+
+def of_model(model: str) -> str:
+    """Prefix of all keys of a model; scripts append `result:{id}` and `reply:{client}` to it."""
+    return f"{PREFIX}:{{{model}}}:"
+
+
+def lane(model: str, name: str, arm: str = ARM) -> str:
+    return f"{of_model(model)}lane:{arm}:{name}"
+
+
+def delayed(model: str) -> str:
+    return of_model(model) + "delayed"
+
+
+def delayed_bodies(model: str) -> str:
+    return of_model(model) + "delayed:bodies"
+
+
+def moved(model: str) -> str:
+    return of_model(model) + "moved"
+
+
+def result(model: str, job_id: str) -> str:
+    return f"{of_model(model)}result:{job_id}"
+
+
+def reply(model: str, client: str) -> str:
+    return f"{of_model(model)}reply:{client}"
+
+
+def watchers(model: str) -> str:
+    return of_model(model) + "watchers"
+
+
+def dead(model: str) -> str:
+    return of_model(model) + "dead"
+
+
+def requests(model: str, client: str) -> str:
+    return f"{of_model(model)}requests:{client}"
+
+
+def dedupe_prefix(model: str) -> str:
+    return of_model(model) + "dedupe:"
+
+
+def spec(model: str) -> str:
+    return of_model(model) + "spec"
+
+
+def counters(model: str) -> str:
+    return of_model(model) + "counters"
+
+
+def stored(model: str) -> str:
+    """Hash of expiry bucket -> bytes of stored results that vanish in it; counts toward the byte limit."""
+    return of_model(model) + "stored"
+
+
+def ready(model: str) -> str:
+    return of_model(model) + "ready"
+
+
+def failing(model: str) -> str:
+    return of_model(model) + "failing"
+
+
+def retiring(model: str) -> str:
+    return of_model(model) + "retiring"
+
+
+def wanted(model: str) -> str:
+    return of_model(model) + "wanted"
+
+
+def slots() -> str:
+    return POOL + "slots"
+
+
+def slot(name: str) -> str:
+    return f"{POOL}slot:{name}"
+
+
+def assignment(host: str) -> str:
+    return f"{POOL}assignment:{host}"
+
+
+def restarts() -> str:
+    return POOL + "restarts"
+
+
+def exits() -> str:
+    return POOL + "exits"
+
+
+def models() -> str:
+    return POOL + "models"
+
+
+def is_permanent(key: str) -> bool:
+    """Whether `key` stands in the permanent list (invariant 4: every other key has a TTL)."""
+    return key.partition("}:")[2].partition(":")[0] in PERMANENT

@@ -1,0 +1,131 @@
+"""Who is there: slots with their state, who is wanted where, why slots exited. The only source for status, CLI and metrics.
+
+Commands travel through `wanted` and `assignment`; nothing here touches a payload.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+
+from broker import keys
+from broker.connection import Command, Link, evalsha
+
+FORGET_SLOT_MS = 24 * 3_600_000  # a slot that beats no more leaves the list after a day
+
+
+class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one slot serves. `artifact` is the folder of the model's artifact on that host."""
+
+    model: str
+    artifact: str
+    device: str = "cpu"
+
+
+class Exit(msgspec.Struct, frozen=True):
+    """One exit of a slot's incarnation: the named reason, its detail, and when (Redis ms)."""
+
+    slot: str
+    reason: str
+    detail: str
+    jobs: int
+    at_ms: int
+
+
+def slot_name(host: str, number: int) -> str:
+    """`host/number`; consumer names add `.incarnation`."""
+    return f"{host}/{number}"
+
+
+def announce(name: str, state: dict[str, Any]) -> Command:
+    """Writes a slot's state with its TTL; the reply is Redis' time in ms."""
+    args: list[Any] = [name, keys.SLOT_TTL_MS, FORGET_SLOT_MS]
+    for field, value in state.items():
+        args += (field, value)
+    return evalsha("announce", [keys.slot(name), keys.slots()], args)
+
+
+def record_exit(link: Link, slot: str, reason: str, detail: str, jobs: int) -> None:
+    """Counts an exit and keeps it for `status` and the log of exits."""
+    link.call_all(
+        [
+            ("HINCRBY", keys.restarts(), f"{slot}:{reason}", 1),
+            ("XADD", keys.exits(), "MAXLEN", "~", keys.EXITS_CAP, "*",
+             "slot", slot, "reason", reason, "detail", detail[:500], "jobs", jobs),
+        ]
+    )  # fmt: skip
+
+
+def exits(link: Link, count: int = 200) -> list[Exit]:
+    """The newest exits, newest first."""
+    found = []
+    for entry, fields in link.call("XREVRANGE", keys.exits(), "+", "-", "COUNT", count):
+        row = _strings(fields)
+        found.append(
+            Exit(row["slot"], row["reason"], row["detail"], int(row["jobs"]), int(entry.partition(b"-")[0]))
+        )
+    return found
+
+
+def restarts(link: Link) -> Counter[str]:
+    """slot:reason -> count, since the pool's Redis began."""
+    row = _strings(link.call("HGETALL", keys.restarts()))
+    return Counter({field: int(count) for field, count in row.items()})
+
+
+def slots(link: Link) -> dict[str, dict[str, str]]:
+    """name -> state of every slot known; a slot that beats no more has an empty state."""
+    names = [name.decode() for name in link.call("ZRANGE", keys.slots(), 0, -1)]
+    replies = link.call_all([("HGETALL", keys.slot(name)) for name in names])
+    return {name: _strings(reply) for name, reply in zip(names, replies, strict=True)}
+
+
+def ready(link: Link, model: str) -> list[str]:
+    """Names of the slots of the model that are ready now."""
+    seconds, micros = link.call("TIME")
+    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    return [name.decode() for name in link.call("ZRANGEBYSCORE", keys.ready(model), f"({now_ms}", "+inf")]
+
+
+def models(link: Link) -> list[str]:
+    """Names of all published models."""
+    return sorted(name.decode() for name in link.call("SMEMBERS", keys.models()))
+
+
+def assign(link: Link, host: str, number: int, assignment: Assignment | None) -> None:
+    """Says what a slot serves; None takes it away."""
+    if assignment is None:
+        link.call("HDEL", keys.assignment(host), number)
+    else:
+        link.call("HSET", keys.assignment(host), number, msgspec.json.encode(assignment))
+
+
+def assignments(link: Link, host: str) -> dict[int, Assignment]:
+    """slot number -> assignment on this host."""
+    raw = link.call("HGETALL", keys.assignment(host))
+    pairs = zip(raw[::2], raw[1::2], strict=True)
+    return {int(number): msgspec.json.decode(body, type=Assignment) for number, body in sorted(pairs)}
+
+
+def want(link: Link, host: str, model: str, count: int) -> None:
+    """Says how many slots of the model this host shall run."""
+    link.call("HSET", keys.wanted(model), host, count)
+
+
+def wanted(link: Link, model: str) -> dict[str, int]:
+    """host -> slots of the model wanted there."""
+    return {host: int(count) for host, count in _strings(link.call("HGETALL", keys.wanted(model))).items()}
+
+
+def depth_commands(model: str) -> list[Command]:
+    """What `read_depth` reads: a command per lane, the delayed set and the counters."""
+    from broker.messages import LANES
+
+    commands: list[Command] = [("XLEN", keys.lane(model, lane)) for lane in LANES]
+    return [*commands, ("ZCARD", keys.delayed(model)), ("XLEN", keys.dead(model)), ("HGETALL", keys.counters(model))]
+
+
+def _strings(flat: list[bytes]) -> dict[str, str]:
+    return {flat[at].decode(): flat[at + 1].decode() for at in range(0, len(flat), 2)}

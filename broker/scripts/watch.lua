@@ -1,0 +1,14 @@
+-- Asks that a job's outcome be sent to this client too; answers at once when it is there already.
+-- KEYS: 1 result  2 watchers
+-- ARGV: 1 id  2 client  3 watch_ttl_ms
+-- Returns the outcome, or false when the client was noted and must wait for its reply list.
+local outcome = redis.call('GET', KEYS[1])
+if outcome then return outcome end
+local names = redis.call('HGET', KEYS[2], ARGV[1])
+if not names then
+  redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+elseif not string.find(' ' .. names .. ' ', ' ' .. ARGV[2] .. ' ', 1, true) then
+  redis.call('HSET', KEYS[2], ARGV[1], names .. ' ' .. ARGV[2])
+end
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+return false

@@ -1,0 +1,208 @@
+"""pool.toml into frozen structs. Flag > environment > TOML > default; an unknown key is an error that names the nearest.
+
+Nothing is read at import: `load` is called once, at a program's edge, and the result is passed on.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from broker.errors import ConfigError
+from broker.spec import Limits
+
+ENV_CONFIG = "PENSTOCK_CONFIG"
+ENV_REDIS_URL = "PENSTOCK_REDIS_URL"
+ENV_VAR_DIR = "PENSTOCK_VAR_DIR"
+ENV_HOST = "PENSTOCK_HOST"
+DEFAULT_CONFIG = "configs/pool.toml"
+
+
+class RedisSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`url` empty means the embedded server: started by `penstock up` in var/, on a unix socket."""
+
+    url: str = ""
+    connect_s: float = 10.0
+    max_memory_mb: int = 4096  # of the embedded server; noeviction always
+
+
+class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`most_slots` bounds what `scale` may start on this host; supervisord holds one place more, for the spare."""
+
+    var_dir: str = "var"
+    most_slots: int = 8
+    host: str = ""  # empty: the machine's hostname
+
+
+class SlotSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How one slot works. Times in the unit their name says."""
+
+    lease_s: float = 15.0
+    beat_s: float = 1.0
+    block_ms: int = 1000  # Redis reads wait at most this long; stays under the socket timeout
+    drain_s: float = 30.0
+    load_timeout_s: float = 600.0
+    hang_floor_s: float = 60.0  # an engine silent for longer is killed
+    read_ahead_max_ms: float = 500.0  # a slot whose batches take longer claims nothing ahead
+    max_wait_ms: float = 0.0  # upper bound of waiting for more jobs while the engine is free
+    threads: int = 1
+
+
+class RetireSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a slot retires. 0 switches a limit off; growth is measured against the baseline after warm-up."""
+
+    max_jobs: int = 50_000
+    jitter: float = 0.1
+    max_age_s: float = 0.0
+    host_growth_mb: float = 512.0
+    host_hard_growth_mb: float = 4096.0
+    device_growth_mb: float = 1024.0
+    device_hard_growth_mb: float = 0.0
+    min_life_s: float = 60.0
+    min_life_loads: float = 20.0  # and at least so many times the load time; 0 switches it off
+    sample_every_s: float = 10.0
+    samples: int = 3  # growth must hold over so many samples
+
+
+class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One served model. `max_rows` 0 takes the manifest's; `retire` overrides single keys of [retire]."""
+
+    artifact: str
+    slots: int = 1
+    device: str = "cpu"
+    max_rows: int = 0
+    retire: dict[str, float] = {}
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole of pool.toml."""
+
+    redis: RedisSettings = RedisSettings()
+    pool: PoolSettings = PoolSettings()
+    slot: SlotSettings = SlotSettings()
+    retire: RetireSettings = RetireSettings()
+    queue: Limits = Limits()
+    models: dict[str, ModelSettings] = {}
+    path: str = ""  # where it was read from; relative paths in it start there
+    root: str = ""
+
+    @property
+    def var(self) -> Path:
+        """The state folder, absolute."""
+        return (Path(self.root) / self.pool.var_dir).absolute()
+
+    @property
+    def host(self) -> str:
+        return self.pool.host or socket.gethostname()
+
+    @property
+    def is_embedded(self) -> bool:
+        return not self.redis.url
+
+    @property
+    def redis_url(self) -> str:
+        """The configured URL, or the embedded server's socket."""
+        return self.redis.url or f"unix://{self.runtime / 'redis.sock'}"
+
+    @property
+    def runtime(self) -> Path:
+        """Folder of the sockets: var/run, or a short folder under /tmp where that path would pass 108 bytes."""
+        runtime = self.var / "run"
+        if len(str(runtime)) <= 80:
+            return runtime
+        from hashlib import blake2b
+
+        return Path(f"/tmp/penstock-{os.getuid()}-{blake2b(str(self.var).encode(), digest_size=4).hexdigest()}")
+
+    def artifact_path(self, model: str) -> Path:
+        """Where the model's artifact lies, absolute. Raises ConfigError for a model not in [models]."""
+        if model not in self.models:
+            raise ConfigError(unknown("model", model, self.models))
+        return (Path(self.root) / self.models[model].artifact).absolute()
+
+    def retire_of(self, model: str) -> RetireSettings:
+        """[retire] with the model's own overrides."""
+        override = self.models[model].retire if model in self.models else {}
+        return msgspec.structs.replace(self.retire, **override)
+
+
+def load(path: str | None = None, *, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Reads and checks pool.toml. Raises ConfigError naming file, key and mend.
+
+    `path` is a flag's value; without it PENSTOCK_CONFIG, then configs/pool.toml if it exists, then the defaults.
+    """
+    chosen = path or environ.get(ENV_CONFIG) or (DEFAULT_CONFIG if Path(DEFAULT_CONFIG).exists() else "")
+    raw: dict[str, Any] = {}
+    root = Path.cwd()
+    if chosen:
+        file = Path(chosen).absolute()
+        try:
+            raw = tomllib.loads(file.read_text())
+        except OSError as error:
+            raise ConfigError(f"cannot read {chosen}: {error.strerror}; name a file with --config") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{chosen} is not TOML: {error}") from None
+        # configs/pool.toml speaks of paths beside configs/, not in it
+        root = file.parent.parent if file.parent.name == "configs" else file.parent
+    _check_keys(raw, Settings, chosen)
+    for name, model in raw.get("models", {}).items():
+        _check_keys(model, ModelSettings, f"{chosen} [models.{name}]")
+        for key in model.get("retire", {}):
+            if key not in RetireSettings.__struct_fields__:
+                where = f"{chosen} [models.{name}.retire]"
+                raise ConfigError(f"{where}: {unknown('key', key, RetireSettings.__struct_fields__)}")
+    if environ.get(ENV_REDIS_URL):
+        raw.setdefault("redis", {})["url"] = environ[ENV_REDIS_URL]
+    if environ.get(ENV_VAR_DIR):
+        raw.setdefault("pool", {})["var_dir"] = environ[ENV_VAR_DIR]
+    if environ.get(ENV_HOST):
+        raw.setdefault("pool", {})["host"] = environ[ENV_HOST]
+    raw |= {"path": str(Path(chosen).absolute()) if chosen else "", "root": str(root)}
+    try:
+        settings = msgspec.convert(raw, Settings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{chosen or 'settings'}: {error}") from None
+    _check_values(settings, chosen)
+    return settings
+
+
+def unknown(what: str, name: str, known: Any) -> str:
+    """`unknown key "slotz"; did you mean "slots"?` - for any set of names."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f'did you mean "{close[0]}"?' if close else f"known: {', '.join(sorted(names)) or 'none'}"
+    return f'unknown {what} "{name}"; {hint}'
+
+
+def _check_keys(raw: dict[str, Any], struct: type[msgspec.Struct], where: str) -> None:
+    fields = {field.name: field.type for field in msgspec.structs.fields(struct) if field.name not in ("path", "root")}
+    for key, value in raw.items():
+        if key not in fields:
+            raise ConfigError(f"{where}: {unknown('key', key, fields)}")
+        kind = fields[key]
+        if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            _check_keys(value, kind, f"{where} [{key}]")
+
+
+def _check_values(settings: Settings, where: str) -> None:
+    for name, model in settings.models.items():
+        if not name.replace("-", "").replace("_", "").isalnum() or name == "pool":
+            raise ConfigError(f'{where}: model name "{name}" may hold letters, digits, - and _ only, and not be "pool"')
+        if model.slots < 0:
+            raise ConfigError(f"{where} [models.{name}]: slots = {model.slots} is negative")
+    total = sum(model.slots for model in settings.models.values())
+    if total > settings.pool.most_slots:
+        raise ConfigError(f"{where}: models want {total} slots, pool.most_slots is {settings.pool.most_slots}; raise it")
+    if not 0 < settings.slot.block_ms < 4000:
+        raise ConfigError(f"{where} [slot]: block_ms = {settings.slot.block_ms} must lie between 1 and 3999")
+    if settings.slot.lease_s < 3 * settings.slot.beat_s:
+        raise ConfigError(f"{where} [slot]: lease_s must be at least three times beat_s")
+    if not 0 <= settings.retire.jitter < 1:
+        raise ConfigError(f"{where} [retire]: jitter = {settings.retire.jitter} must lie between 0 and 1")
