@@ -144,7 +144,8 @@ class Link:
         if self._socket is None:
             raise RedisConnectionError("not connected")
         try:
-            self._socket.sendall(b"".join([hiredis.pack_command(tuple(command)) for command in commands]))
+            # hiredis' stub types the arguments as a tuple of one
+            self._socket.sendall(b"".join([hiredis.pack_command(tuple(command)) for command in commands]))  # type: ignore[arg-type]
         except OSError:
             self.close()
             raise

@@ -21,7 +21,7 @@ LOWEST_FIRST_EVERY = 8  # every 8th claim starts at the lowest lane, so that non
 TAKE_OVER_AT_ONCE = 500
 RECOUNT_BELOW = 2_000
 
-Verdict = Literal["retry", "failed", "dead"]
+Fate = Literal["retry", "failed", "dead", "expired"]
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
@@ -59,15 +59,15 @@ class Fault(msgspec.Struct, frozen=True, gc=False):
     deliveries: int
     id: str
     ttl_s: int
-    verdict: Verdict
+    fate: Fate
     delay_ms: int
     reason: str
     outcome: bytes
 
     @classmethod
-    def of(cls, job: Job, verdict: Verdict, *, reason: str, outcome: bytes = b"", delay_ms: int = 0) -> Fault:
+    def of(cls, job: Job, fate: Fate, *, reason: str, outcome: bytes = b"", delay_ms: int = 0) -> Fault:
         ttl_s = job.result_ttl_s if job.is_stored else 0
-        return cls(job.lane, job.entry, job.deliveries, job.id, ttl_s, verdict, delay_ms, reason, outcome)
+        return cls(job.lane, job.entry, job.deliveries, job.id, ttl_s, fate, delay_ms, reason, outcome)
 
 
 class Queue:
@@ -96,7 +96,7 @@ class Queue:
         """Claims up to `room` jobs without blocking: returned leases first, then lanes by priority."""
         self._claims += 1
         order = "321" if self._claims % LOWEST_FIRST_EVERY == 0 else "123"
-        args = [*self._finish_args, self.consumer, room, order, 1]
+        args: list[Any] = [*self._finish_args, self.consumer, room, order, 1]
         return evalsha("claim", self._finish_keys + self.lanes, args)
 
     def read_claim(self, reply: Any) -> Claimed:
@@ -169,7 +169,7 @@ class Queue:
         args: list[Any] = [*self._finish_args, self.consumer, DEAD_CAP]
         for one in faults:
             args += (
-                one.lane + 1, one.entry, one.deliveries, one.id, one.ttl_s, one.verdict, one.delay_ms, one.reason,
+                one.lane + 1, one.entry, one.deliveries, one.id, one.ttl_s, one.fate, one.delay_ms, one.reason,
                 one.outcome,
             )  # fmt: skip
         model = self.model

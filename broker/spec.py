@@ -6,13 +6,15 @@ Published by slots and operators, read by producers; the generation changes when
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from broker import keys
-from broker.connection import Link
 from broker.errors import UnknownModel
+
+if TYPE_CHECKING:  # the engine reads specs too, and must never load redis
+    from broker.connection import Link
 
 OnViolation = Literal["refuse", "flag"]
 

@@ -1,11 +1,11 @@
 -- Ends or postpones jobs that failed. Fenced: only the owner of the lease, at the delivery it was given, may fail a job.
 -- KEYS: 1-4 as in finish.lua  5-7 lanes  8 delayed  9 delayed bodies  10 dead
 -- ARGV: 1-4 as in finish.lua  5 consumer  6 dead_max_count
---       then per job: lane, entry, deliveries, id, ttl_s, verdict (retry | failed | dead), delay_ms, reason, outcome
--- Returns how many verdicts were applied. Begins with XACK: passes at maxmemory.
+--       then per job: lane, entry, deliveries, id, ttl_s, fate (retry | failed | dead | expired), delay_ms, reason, outcome
+-- Returns how many were applied. Begins with XACK: passes at maxmemory.
 local consumer, applied = ARGV[5], 0
 for i = 7, #ARGV, 9 do
-  local lane_number, entry, verdict = ARGV[i], ARGV[i + 1], ARGV[i + 5]
+  local lane_number, entry, fate = ARGV[i], ARGV[i + 1], ARGV[i + 5]
   local lane = KEYS[4 + tonumber(lane_number)]
   local lease = redis.call('XPENDING', lane, GROUP, entry, entry, 1)[1]
   if lease and lease[2] == consumer and lease[4] == tonumber(ARGV[i + 2]) then
@@ -16,18 +16,18 @@ for i = 7, #ARGV, 9 do
       local blob = found[2][2]
       local deadline, attempt, submitted = read_meta(entry, found[2][4])
       local id = ARGV[i + 3]
-      if verdict == 'retry' then
+      if fate == 'retry' then
         redis.call('HSET', KEYS[9], id,
           string.format('%s %.0f %d %.0f ', lane_number, deadline, attempt + 1, submitted) .. blob)
         redis.call('ZADD', KEYS[8], now_ms + tonumber(ARGV[i + 6]), id)
         redis.call('HINCRBY', counters, 'retried', 1)
       else
-        if verdict == 'dead' then
+        if fate == 'dead' then
           redis.call('XADD', KEYS[10], 'MAXLEN', '~', ARGV[6], '*', 'id', id, 'reason', ARGV[i + 7],
             'attempts', attempt, 'deliveries', lease[4], 'submitted_ms', string.format('%.0f', submitted),
             'lane', lane_number, 'job', blob)
         end
-        finish(id, verdict, tonumber(ARGV[i + 4]), #blob, ARGV[i + 8])
+        finish(id, fate, tonumber(ARGV[i + 4]), #blob, ARGV[i + 8])
       end
       applied = applied + 1
     end

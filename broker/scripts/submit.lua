@@ -46,7 +46,7 @@ if stored_bytes > 0 and bucket > tonumber(usage[3] or 0) then
     end
   end
   for i = 1, #past do redis.call('HDEL', KEYS[4], past[i]) end
-  stored_bytes = redis.call('HINCRBY', KEYS[3], 'stored_bytes', -bytes)
+  if bytes > 0 then stored_bytes = redis.call('HINCRBY', KEYS[3], 'stored_bytes', -bytes) end
   redis.call('HSET', KEYS[3], 'swept_bucket', bucket)
 end
 

@@ -1,0 +1,39 @@
+# Needs python3 (>= 3.11), gcc and make; everything else goes into .venv and var/.
+PYTHON ?= python3
+PIP_FLAGS ?= # e.g. --extra-index-url https://download.pytorch.org/whl/cpu, for the smaller torch
+PACKAGES = broker producer workers operators
+RUN = .venv/bin/python
+STAMP = .venv/.installed
+
+.PHONY: setup demo test test-full check bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "penstock needs Python 3.11 or newer; say make PYTHON=python3.12")'
+	@test -x $(RUN) || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (several minutes the first time)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[workers,local,dev]'
+	@touch $@
+
+demo: setup
+	@$(RUN) -m benchmarks.demo
+
+test: setup
+	@$(RUN) -m pytest -q -m 'not slow'
+
+test-full: setup
+	@$(RUN) -m pytest -q
+
+check: setup
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy --strict $(PACKAGES)
+
+# make bench QUICK=1 ends within a minute
+bench: setup
+	@$(RUN) -m benchmarks.bench $(if $(QUICK),--quick)
+
+clean:
+	@rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

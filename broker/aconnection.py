@@ -1,0 +1,140 @@
+"""One socket to Redis for asyncio: `connection.Link` with awaits, and the same rule, no hidden retries.
+
+Exchanges are not interleaved: the owner sends commands and reads all their replies before the next ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import hiredis
+import redis.asyncio
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from broker.connection import (
+    CONNECT_TIMEOUT_S,
+    LOST,
+    READ_TIMEOUT_S,
+    SCRIPTS,
+    Arg,
+    Command,
+    _reply_error,
+    safe_url,
+)
+from broker.errors import RedisUnavailable
+
+
+class AsyncLink:
+    """A connection to Redis that reconnects only when told to."""
+
+    def __init__(self, url: str, *, read_timeout_s: float = READ_TIMEOUT_S) -> None:
+        """`url`: redis://, rediss:// or unix://. Raises RedisUnavailable when the URL is not one of these."""
+        self.url = url
+        try:
+            pool = redis.asyncio.ConnectionPool.from_url(
+                url,
+                protocol=2,
+                socket_connect_timeout=CONNECT_TIMEOUT_S,
+                retry_on_error=[],
+                health_check_interval=0,
+            )
+        except ValueError as error:
+            raise RedisUnavailable(
+                f"{safe_url(url)!r} is not a Redis URL ({error}); write redis://host:6379 or unix:///path/redis.sock"
+            ) from None
+        self._connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._reader: Any = None
+        self._read_timeout_s = read_timeout_s
+
+    @property
+    def is_connected(self) -> bool:
+        return self._streams is not None
+
+    async def connect(self) -> None:
+        """Connects, authenticates and loads the scripts. Raises one of LOST, or RedisUnavailable when refused."""
+        await self.close()
+        try:
+            await self._connection.connect()
+            self._streams = (self._connection._reader, self._connection._writer)
+            self._reader = hiredis.Reader(protocolError=RedisConnectionError, replyError=_reply_error)
+            for reply in await self.call_all([("SCRIPT", "LOAD", source) for source, _ in SCRIPTS.values()]):
+                if isinstance(reply, Exception):
+                    raise reply
+        except LOST:
+            await self.close()
+            raise
+        except RedisError as error:
+            await self.close()
+            raise RedisUnavailable(
+                f"Redis at {safe_url(self.url)} refused us: {error}; check its URL and ACL"
+            ) from None
+
+    async def connect_within(self, seconds: float) -> None:
+        """Connects, trying again with back-off and jitter for `seconds`. Raises RedisUnavailable at their end."""
+        deadline = time.monotonic() + seconds
+        pause = 0.05
+        while True:
+            try:
+                await self.connect()
+                return
+            except LOST as error:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise RedisUnavailable(
+                        f"no Redis at {safe_url(self.url)} within {seconds:g} s ({error}); "
+                        "start it, or set redis.url in pool.toml or PENSTOCK_REDIS_URL"
+                    ) from None
+                await asyncio.sleep(min(left, pause * random.uniform(0.5, 1.5)))
+                pause = min(pause * 2, 2.0)
+
+    async def close(self) -> None:
+        self._streams = self._reader = None
+        await self._connection.disconnect(nowait=True)
+
+    def abort(self) -> None:
+        """Drops the socket at once, for an exchange that was cut short."""
+        if self._streams is not None:
+            self._streams[1].transport.abort()
+        self._streams = self._reader = None
+
+    async def call(self, *command: Arg) -> Any:
+        """Sends one command and reads its reply. Raises ResponseError for an error reply, one of LOST otherwise."""
+        (reply,) = await self.call_all([command])
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def call_all(self, commands: Sequence[Command]) -> list[Any]:
+        """One round trip; error replies are returned, not raised."""
+        if self._streams is None:
+            raise RedisConnectionError("not connected")
+        incoming, outgoing = self._streams
+        reader = self._reader
+        replies: list[Any] = []
+        try:
+            # hiredis' stub types the arguments as a tuple of one
+            outgoing.write(b"".join([hiredis.pack_command(tuple(command)) for command in commands]))  # type: ignore[arg-type]
+            while len(replies) < len(commands):
+                reply = reader.gets()
+                if reply is not False:
+                    replies.append(reply)
+                    continue
+                async with asyncio.timeout(self._read_timeout_s):
+                    data = await incoming.read(1 << 18)
+                if not data:
+                    raise RedisConnectionError("Redis closed the connection")
+                reader.feed(data)
+        except BaseException:  # cancelled too: replies still under way would be taken for those of the next exchange
+            self.abort()
+            raise
+        return replies
+
+    async def reload(self) -> None:
+        """Loads all scripts again, when the server has forgotten them."""
+        await self.call_all([("SCRIPT", "LOAD", source) for source, _ in SCRIPTS.values()])

@@ -1,0 +1,329 @@
+"""The producer's side of the contract: builds the commands that submit, find, cancel and watch jobs, and reads their answers.
+
+No I/O here: the sync and the asyncio client send the commands over their own links. The worker's side is `queue`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from base64 import b32encode
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from redis.exceptions import NoScriptError
+
+from broker import keys
+from broker.codec import STATUS_MASK
+from broker.connection import Arg, Command, evalsha, is_out_of_memory
+from broker.errors import (
+    InvalidInput,
+    KeyConflict,
+    PayloadTooLarge,
+    PenstockError,
+    QueueFull,
+    RedisUnavailable,
+    StaleRequest,
+    UnknownModel,
+)
+from broker.messages import LANES, Status
+from broker.queue import INLINE_LIMIT_BYTES
+from broker.spec import Limits
+
+CHUNK_JOBS = 256
+CHUNK_BYTES = 1 << 20
+FIND_LIMIT_BYTES = 4 << 20  # a queue that holds more is not searched for an id: it would hold Redis up
+OOM_RETRY_AFTER_S = 1.0
+
+_answer = msgspec.msgpack.Decoder(tuple[str, str, int, int, str, list[Any]])
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What submit.lua said of a chunk: `accepted` jobs from its start are queued, or were before (`duplicates`)."""
+
+    code: str
+    first: str  # entry id of the first job added, '' when none was or all are delayed
+    accepted: int
+    retry_after_ms: int
+    detail: str
+    duplicates: dict[int, str]  # index in the chunk -> id of the job queued earlier under the same key
+
+    def entry(self, index: int) -> str:
+        """Entry id of the chunk's job: ids run first, first+1, ... over the jobs added. '' for one not in a lane."""
+        if not self.first or index >= self.accepted or index in self.duplicates:
+            return ""
+        ms, _, seq = self.first.partition("-")
+        before = bisect_left(list(self.duplicates), index) if self.duplicates else 0
+        return f"{ms}-{int(seq) + index - before}"
+
+    @property
+    def is_of_one_job(self) -> bool:
+        """Whether one job alone stopped the chunk, and those behind it may be sent again."""
+        return self.code in ("conflict", "too_large")
+
+    def of(self, offset: int, count: int) -> Answer:
+        """The answer as it concerns a part of the chunk: `ok` when that was accepted whole."""
+        return msgspec.structs.replace(self, code="ok") if self.accepted >= offset + count else self
+
+
+class Found(msgspec.Struct, frozen=True):
+    """Where a search found a job: wire number of the lane (1-3) and entry; lane 0 when it was not in any."""
+
+    lane: int
+    entry: str
+    outcome: bytes | None
+    is_delayed: bool
+
+    @property
+    def is_anywhere(self) -> bool:
+        return self.lane > 0 or self.is_delayed or self.outcome is not None
+
+
+class Numbers:
+    """Request numbers of one client on one model: n is in flight only while n - 128 is answered."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._open: set[int] = set()
+
+    def has_room(self) -> bool:
+        return self._last + 1 - keys.REQUEST_WINDOW not in self._open
+
+    def take(self) -> int:
+        """The next number. The caller has asked `has_room`."""
+        self._last += 1
+        self._open.add(self._last)
+        return self._last
+
+    def answered(self, number: int) -> None:
+        """Answered, or given up for good."""
+        self._open.discard(number)
+
+
+def new_client() -> str:
+    """A client id: 16 random base32 characters. New for each process, also after a fork."""
+    return b32encode(secrets.token_bytes(10)).decode().lower()
+
+
+def client_of(job_id: str) -> str:
+    """Whose reply list a job's outcome goes to."""
+    return job_id.partition("-")[0]
+
+
+def split_public_id(public_id: str) -> tuple[str, str]:
+    """`model:client-number` -> (model, client-number). Raises InvalidInput when it is not of that form."""
+    model, _, job_id = public_id.rpartition(":")
+    client, _, number = job_id.partition("-")
+    if not model or not client or not number.isdigit():
+        raise InvalidInput(f"{public_id!r} is not a job id; write it as handle.id gives it, model:client-number")
+    return model, job_id
+
+
+class Intake:
+    """Commands of one client on one model's queue."""
+
+    def __init__(self, model: str, client: str) -> None:
+        self.model = model
+        self.client = client
+        self.numbers = Numbers()
+        self.reply_key = keys.reply(model, client)
+        self._lanes = [keys.lane(model, name) for name in LANES]
+        self._submit_keys: list[Arg] = [
+            keys.spec(model), keys.requests(model, client), keys.counters(model), keys.stored(model),
+            keys.delayed(model), keys.delayed_bodies(model), *self._lanes,
+        ]  # fmt: skip
+        self._dedupe_prefix = keys.dedupe_prefix(model)
+
+    # --- submitting -------------------------------------------------------------------------
+
+    def submit(
+        self,
+        number: int,
+        generation: str,
+        blobs: Sequence[bytes],
+        *,
+        lane: int,
+        delay_ms: int = 0,
+        deadline_ms: int = 0,
+        dedupe: Sequence[tuple[str, str]] = (),
+    ) -> Command:
+        """Queues a chunk: at most CHUNK_JOBS jobs or CHUNK_BYTES. `lane` is 1-3; `dedupe` is a (key, digest) per job."""
+        args: list[Arg] = [
+            number, generation, lane, delay_ms, deadline_ms, keys.REQUEST_WINDOW, keys.REQUESTS_TTL_MS,
+            self._dedupe_prefix, keys.DEDUPE_TTL_MS, len(dedupe), *blobs,
+        ]  # fmt: skip
+        for key, digest in dedupe:
+            args += (key, digest)
+        return evalsha("submit", self._submit_keys, args)
+
+    def read_submit(self, reply: bytes) -> Answer:
+        """Reads the reply of `submit`."""
+        code, first, accepted, retry_ms, detail, flat = _answer.decode(reply)
+        return Answer(code, first, accepted, retry_ms, detail, dict(zip(flat[::2], flat[1::2], strict=True)))
+
+    def refusal(self, answer: Answer, limits: Limits) -> PenstockError:
+        """The error of an answer that is not `ok`; its text says the mend."""
+        model, detail = self.model, answer.detail
+        match answer.code:
+            case "full":
+                most = f"{limits.max_jobs} jobs" if detail == "jobs" else f"{limits.max_bytes} bytes"
+                wait_s = answer.retry_after_ms / 1000
+                return QueueFull(
+                    f"the queue of model {model!r} is at its limit of {most}; try again in {wait_s:.2f} s, "
+                    f"pass wait_s to wait for room, or raise queue.max_{detail} in pool.toml",
+                    retry_after_s=wait_s,
+                )
+            case "conflict":
+                return KeyConflict(
+                    f"idempotency key {detail!r} was used before on model {model!r} with other content; "
+                    "use a new key for new content"
+                )
+            case "too_large":
+                return PayloadTooLarge(
+                    f"a job of {detail} bytes is over the limit of {limits.payload_limit_bytes} bytes a job; send fewer "
+                    "rows, a smaller dtype or a path to the data, or raise queue.payload_limit_bytes in pool.toml"
+                )
+            case "stale":
+                return StaleRequest(
+                    f"Redis knows request {detail} of this client, newer than this one, which was not applied now; "
+                    "submit again"
+                )
+            case "unknown_model":
+                return UnknownModel(
+                    f"no model named {model!r} is published; see `penstock models`, or start the pool that serves it"
+                )
+            case "new_spec":
+                return InvalidInput(
+                    f"the spec of model {model!r} changes faster than a submit takes; two pools publish different "
+                    "versions of it: stop one"
+                )
+        return PenstockError(f"submit answered {answer.code!r}, which this client does not know; upgrade it")
+
+    def refused_by_redis(self, error: Exception) -> PenstockError:
+        """The error of a submit that Redis itself refused: out of memory is a full queue, all else is Redis' trouble."""
+        if is_out_of_memory(error):
+            return QueueFull(
+                f"Redis is at maxmemory and took no job for model {self.model!r}; try again in {OOM_RETRY_AFTER_S:g} s, "
+                "shorten result_ttl_s, or raise redis.max_memory_mb",
+                retry_after_s=OOM_RETRY_AFTER_S,
+            )
+        return RedisUnavailable(f"Redis refused a command: {error}; see `penstock doctor`")
+
+    def newest_ready(self) -> list[Command]:
+        """Two commands: Redis' time, and the slot of the model that stays ready longest."""
+        return [("TIME",), ("ZRANGE", keys.ready(self.model), -1, -1, "WITHSCORES")]
+
+    def has_ready(self, replies: Sequence[Any]) -> bool:
+        """Reads the replies of `newest_ready`: whether any slot is ready now."""
+        time, newest = replies
+        return bool(newest) and float(newest[1]) > _ms(time)
+
+    # --- one job ----------------------------------------------------------------------------
+
+    def locate(self, job_id: str, lane: int, entry: str) -> Command:
+        """Where the job is; lane 0 and entry '' where they are not known."""
+        model = self.model
+        return evalsha(
+            "locate",
+            [keys.result(model, job_id), keys.moved(model), keys.delayed(model), *self._lanes],
+            [job_id, lane or "", entry],
+        )
+
+    def read_locate(self, reply: Sequence[bytes]) -> tuple[str, bytes | None]:
+        """(state, outcome): a final state has its outcome, the others are delayed, waiting, claimed, unknown."""
+        state = reply[0].decode()
+        return (state_of(reply[1]), reply[1]) if state == "ended" else (state, None)
+
+    def cancel(self, job_id: str, lane: int, entry: str) -> Command:
+        """Ends the job as cancelled; the reply is 1 when that worked."""
+        model = self.model
+        return evalsha(
+            "cancel",
+            [
+                keys.counters(model), keys.stored(model), keys.watchers(model), keys.moved(model), *self._lanes,
+                keys.delayed(model), keys.delayed_bodies(model),
+            ],
+            [
+                keys.of_model(model), keys.REPLY_TTL_MS, keys.REPLY_CAP, INLINE_LIMIT_BYTES, job_id, lane or "", entry,
+            ],
+        )  # fmt: skip
+
+    def watch(self, job_id: str) -> Command:
+        """Asks for another client's outcome: the reply is it, or None when it will come to our reply list."""
+        model = self.model
+        return evalsha(
+            "watch", [keys.result(model, job_id), keys.watchers(model)], [job_id, self.client, keys.WATCH_TTL_MS]
+        )
+
+    def result(self, job_ids: Sequence[str]) -> Command:
+        """Stored outcomes, None where there is none."""
+        return ["MGET", *(keys.result(self.model, job_id) for job_id in job_ids)]
+
+    def queued_bytes(self) -> Command:
+        """Bytes of all queued jobs, to be asked before `find`."""
+        return ["HGET", keys.counters(self.model), "bytes"]
+
+    def find(self, job_id: str) -> list[Command]:
+        """Searches all lanes for a job whose entry is not known, in one transaction. Only for small queues."""
+        model = self.model
+        return [
+            ("MULTI",), ("GET", keys.result(model, job_id)), ("ZSCORE", keys.delayed(model), job_id),
+            *(("XRANGE", lane, "-", "+") for lane in self._lanes), ("EXEC",),
+        ]  # fmt: skip
+
+    def read_find(self, job_id: str, replies: Sequence[Any]) -> Found:
+        """Reads the replies of `find`."""
+        outcome, score, *lanes = replies[-1]
+        for number, entries in enumerate(lanes, 1):
+            for entry, fields in entries:
+                blob = fields[1]
+                if blob[16 : 16 + blob[2]].decode(errors="replace") == job_id:
+                    return Found(number, entry.decode(), outcome, False)
+        return Found(0, "", outcome, score is not None)
+
+    # --- waiting ----------------------------------------------------------------------------
+
+    def wait(self, slice_s: float) -> Command:
+        """Blocks for the next element of the reply list."""
+        return ["BLPOP", self.reply_key, max(slice_s, 0.001)]
+
+    def drain(self, count: int) -> Command:
+        """Takes up to `count` elements of the reply list without blocking."""
+        return ["LPOP", self.reply_key, count]
+
+    def load(self) -> list[Command]:
+        """What a timeout's text is made of: time, ready slots, depths, the oldest entry of each lane."""
+        model = self.model
+        return [
+            ("TIME",), ("ZRANGE", keys.ready(model), 0, -1, "WITHSCORES"), ("ZCARD", keys.delayed(model)),
+            *(("XLEN", lane) for lane in self._lanes),
+            *(("XRANGE", lane, "-", "+", "COUNT", 1) for lane in self._lanes),
+        ]  # fmt: skip
+
+    def read_load(self, replies: Sequence[Any]) -> str:
+        """`depth 12, oldest waits 3.1 s, 2 slots ready`."""
+        for reply in replies:
+            if isinstance(reply, Exception):
+                return f"state unknown ({reply})"
+        time, ready, delayed = replies[:3]
+        now_ms = _ms(time)
+        depth = delayed + sum(replies[3:6])
+        slots = sum(float(score) > now_ms for score in ready[1::2])
+        ages = [now_ms - int(lane[0][0].partition(b"-")[0]) for lane in replies[6:9] if lane]
+        oldest = f"the oldest is {max(ages) / 1000:.1f} s old" if ages else "none waits"
+        return f"depth {depth}, {oldest}, {slots} {'slot' if slots == 1 else 'slots'} ready"
+
+
+def has_forgotten(replies: Sequence[Any]) -> bool:
+    """Whether Redis lost its scripts (SCRIPT FLUSH, failover) and ran nothing of these commands' scripts."""
+    return any(isinstance(reply, NoScriptError) for reply in replies)
+
+
+def state_of(outcome: bytes) -> str:
+    """The final state's name of an encoded outcome: done, failed, dead, expired, cancelled."""
+    return Status(outcome[1] & STATUS_MASK).name.lower()
+
+
+def _ms(time: Sequence[bytes]) -> int:
+    return int(time[0]) * 1000 + int(time[1]) // 1000

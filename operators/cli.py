@@ -1,0 +1,327 @@
+"""`penstock`: the operator's commands. Each parses, calls one function, prints; what they do lies elsewhere.
+
+Exit codes: 0 done, 1 error (one line on stderr that says the mend), 2 wrong usage, 130 interrupted.
+Heavy modules are imported inside the commands, so that `--help` is there at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import click
+
+from broker.errors import ConfigError, PenstockError
+
+if TYPE_CHECKING:
+    from broker.settings import Settings
+    from operators.status import Snapshot
+
+READY_TIMEOUT_S = 120.0
+INTERRUPTED = 130
+
+as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON for programs.")
+
+
+class _Commands(click.Group):
+    """Commands of our own, and those that live in other packages: imported when asked for."""
+
+    elsewhere: ClassVar = {
+        "submit": ("producer.cli", "submit", "Submit one job or a file of jobs and print the results.")
+    }
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return [*super().list_commands(context), *self.elsewhere]
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name in self.elsewhere:  # for lists and completion; `resolve_command` gives the real one
+            return click.Command(name, short_help=self.elsewhere[name][2])
+        return super().get_command(context, name)
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] in self.elsewhere:
+            module, attribute, _ = self.elsewhere[args[0]]
+            return args[0], getattr(import_module(module), attribute), args[1:]
+        return super().resolve_command(context, args)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--config", metavar="FILE", help="pool.toml to use; else PENSTOCK_CONFIG, else configs/pool.toml, else defaults."
+)
+@click.version_option(package_name="penstock", message="penstock %(version)s")
+@click.pass_context
+def cli(context: click.Context, config: str | None) -> None:
+    """Runs a pool of inference workers behind Redis.
+
+    Settings come from pool.toml. `up` starts the pool of this host, `status` shows it, `down` drains it.
+    """
+    context.obj = config
+    if config:  # `submit` reads its settings by itself
+        os.environ["PENSTOCK_CONFIG"] = config
+
+
+@cli.command()
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until every slot is ready.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0),
+    default=READY_TIMEOUT_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait.",
+)
+@click.pass_obj
+def up(config: str | None, wait: bool, timeout_s: float) -> None:
+    """Start the pool of this host: supervisord, Redis unless redis.url is set, and the slots of pool.toml.
+
+    A pool that is up keeps running; what is missing is started.
+    """
+    from operators import pool, readiness, status
+
+    settings = _settings(config)
+    changed = pool.up(settings, say=_say)
+    if wait:
+        readiness.wait_until_ready(settings, pool.assigned(settings), timeout_s=timeout_s, say=_say)
+    if changed.started:
+        _say(f"started {_slots(changed.started)}")
+    _print_status(status.snapshot(settings))
+
+
+@cli.command()
+@click.pass_obj
+def down(config: str | None) -> None:
+    """Drain every slot of this host, then stop everything that `up` started. Queued jobs stay in Redis."""
+    from operators import pool
+
+    changed = pool.down(_settings(config), say=_say)
+    if not changed.was_up:
+        click.echo("the pool is not up; nothing to do")
+        return
+    kept = f"; {changed.queued_jobs} jobs wait in Redis for the next `penstock up`" if changed.queued_jobs else ""
+    click.echo(f"the pool is down; drained {_slots(changed.stopped)}{kept}")
+
+
+@cli.command()
+@as_json
+@click.pass_obj
+def status(config: str | None, is_json: bool) -> None:
+    """Show what is wrong (worst first, each with its mend), the models and the slots."""
+    from operators import status
+
+    found = status.snapshot(_settings(config))
+    _print_json(found) if is_json else _print_status(found)
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("slots", type=click.IntRange(min=0), metavar="N")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until the new slots are ready.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0),
+    default=READY_TIMEOUT_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait.",
+)
+@click.pass_obj
+def scale(config: str | None, model: str, slots: int, wait: bool, timeout_s: float) -> None:
+    """Give MODEL N slots on this host, without touching any other slot. Slots that go are drained.
+
+    Holds until the next `penstock up` after a `down`; to keep it, set slots in pool.toml.
+    """
+    from operators import pool, readiness
+
+    settings = _settings(config)
+    changed = pool.scale(settings, model, slots)
+    if wait and changed.started:
+        readiness.wait_until_ready(settings, changed.started, timeout_s=timeout_s, say=_say)
+    did = [
+        f"{verb} {_slots(numbers)}"
+        for verb, numbers in (("started", changed.started), ("drained", changed.stopped))
+        if numbers
+    ]
+    click.echo(f"{model}: {slots} wanted, {', '.join(did) or 'nothing to change'}")
+
+
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def models(context: click.Context) -> None:
+    """List, seal and verify model artifacts. Without a command: ls."""
+    if context.invoked_subcommand is None:
+        context.invoke(models_ls, is_json=False)
+
+
+@models.command("ls")
+@as_json
+@click.pass_obj
+def models_ls(config: str | None, is_json: bool) -> None:
+    """List the models of pool.toml and those published in Redis, with their artifact's own description."""
+    from operators import table
+    from operators.catalogue import catalogue
+
+    found = catalogue(_settings(config))
+    if is_json:
+        _print_json(found)
+        return
+    head = ("MODEL", "VERSION", "BACKEND", "TAKES", "DEVICE", "SLOTS", "READY", "SIZE", "ARTIFACT")
+    rows = [
+        (one.name, one.version or "-", one.backend or "-", one.takes or "-", one.device or "-", str(one.slots), str(one.ready),
+         table.size(one.size_bytes), one.problem or one.artifact or "(not in pool.toml)")
+        for one in found
+    ]  # fmt: skip
+    _print_lines(table.align([head, *rows], right=(5, 6, 7)))
+
+
+@models.command("seal")
+@click.argument("which", metavar="MODEL|FOLDER")
+@as_json
+@click.pass_obj
+def models_seal(config: str | None, which: str, is_json: bool) -> None:
+    """Write size and sha256 of every file of the artifact into its manifest."""
+    from operators import models
+
+    folder = _artifact(config, which)
+    found = models.seal(folder)
+    if is_json:
+        _print_json(found)
+    else:
+        click.echo(f"sealed {len(found['files'])} files of {found['name']} {found['version']} in {folder}")
+
+
+@models.command("verify")
+@click.argument("which", metavar="[MODEL|FOLDER]...", nargs=-1)
+@as_json
+@click.pass_obj
+def models_verify(config: str | None, which: tuple[str, ...], is_json: bool) -> None:
+    """Check artifacts against their manifests, as a slot would before it loads one. Without arguments: all of pool.toml."""
+    from operators import models
+
+    folders = {one: _artifact(config, one) for one in which or _settings(config).models}
+    problems = {one: models.verify(folder) for one, folder in folders.items()}
+    if is_json:
+        _print_json(problems)
+    else:
+        for one, found in problems.items():
+            _mark("fail" if found else "ok", one, "; ".join(found))
+    if any(problems.values()):
+        raise SystemExit(1)
+
+
+@cli.command()
+@as_json
+@click.pass_obj
+def doctor(config: str | None, is_json: bool) -> None:
+    """Check Redis, supervisord, devices, artifacts and settings; say the mend of each finding. Exit code 1 on a failure."""
+    from operators import doctor
+
+    findings = doctor.examine(_settings(config))
+    if is_json:
+        _print_json(findings)
+    else:
+        for finding in findings:
+            _mark(finding.level, finding.text, finding.mend)
+    if any(finding.level == "fail" for finding in findings):
+        raise SystemExit(1)
+
+
+def main() -> None:
+    """The console script: our errors are one line on stderr and exit code 1, never a traceback."""
+    from broker.connection import LOST  # redis-py; every command but --help needs it
+
+    try:
+        code = cli.main(standalone_mode=False)
+    except PenstockError as error:
+        code = _fail(str(error))
+    except click.ClickException as error:  # usage
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        code = INTERRUPTED
+    except BrokenPipeError:  # `penstock status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except LOST as error:
+        code = _fail(f"Redis went away: {error}; see `penstock doctor`, then try again")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(text: str) -> int:
+    click.echo(click.style("error: ", fg="red") + text.replace("\n", " "), err=True)
+    return 1
+
+
+def _settings(config: str | None) -> Settings:
+    from broker import settings
+
+    return settings.load(config)
+
+
+def _artifact(config: str | None, which: str) -> Path:
+    """A model of pool.toml, or a folder. Raises ConfigError when it is neither."""
+    settings = _settings(config)
+    if which in settings.models:
+        return settings.artifact_path(which)
+    if Path(which).is_dir():
+        return Path(which).absolute()
+    from broker.settings import unknown
+
+    raise ConfigError(f"{unknown('model', which, settings.models)}; nor is it a folder")
+
+
+def _slots(numbers: Iterable[int]) -> str:
+    numbers = list(numbers)
+    if not numbers:
+        return "no slot"
+    return ("slot " if len(numbers) == 1 else "slots ") + ", ".join(str(number) for number in numbers)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _print_json(value: Any) -> None:
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def _print_status(found: Snapshot) -> None:
+    from operators import table
+
+    for problem in found.problems:
+        _mark("fail" if problem.level == "error" else "warn", problem.text, problem.mend)
+    if found.redis is not None:
+        limit = f" of {table.size(found.redis.max_bytes)}" if found.redis.max_bytes else ""
+        click.echo(
+            f"{found.host}: Redis {found.redis.version} at {found.redis.url}, {table.size(found.redis.used_bytes)}{limit} used"
+        )
+    if found.models:
+        _print_lines(table.models(found))
+    if found.slots:
+        _print_lines(table.slots(found))
+
+
+def _print_lines(lines: list[str]) -> None:
+    click.secho(lines[0], bold=True)
+    for line in lines[1:]:
+        click.echo(line)
+
+
+def _mark(level: str, text: str, mend: str) -> None:
+    color = {"ok": "green", "warn": "yellow", "fail": "red"}[level]
+    click.echo(f"{click.style(level.ljust(4), fg=color)}  {text}" + (f"\n      -> {mend}" if mend else ""))
+
+
+if __name__ == "__main__":
+    main()

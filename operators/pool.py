@@ -1,0 +1,291 @@
+"""The pool of this host: up, down, scale. Puts supervisord, assignments and wanted slots in step.
+
+Never touches a payload, and never a slot it was not asked about. Commands that change the pool take var/pool.lock, so
+two operators cannot pull in two directions.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from broker import embedded, roster
+from broker.connection import LOST, Link
+from broker.errors import ArtifactError, ConfigError, PenstockError, RedisUnavailable, SupervisorError
+from broker.roster import Assignment
+from broker.settings import Settings, unknown
+from operators.reach import reach, read_info
+from operators.readiness import count_of, last_line
+from operators.supervisor import RUNNING, Supervisor, prepare_folders, remove_runtime, start_daemon
+
+LOCK_WAIT_S = 5.0
+LOADING_WAIT_S = 600.0  # a large append-only file takes its time
+ORPHANS_WAIT_S = 10.0
+POLL_S = 0.1
+
+Say = Callable[[str], None]
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """What a command did: slot numbers started and stopped, and whether the pool was up before."""
+
+    was_up: bool
+    started: tuple[int, ...] = ()
+    stopped: tuple[int, ...] = ()
+    queued_jobs: int = 0  # left in Redis, for `down`
+
+
+def plan(settings: Settings) -> dict[int, Assignment]:
+    """slot number -> assignment, as pool.toml wants it: 0..N-1, models in the file's order."""
+    wished = [name for name, model in settings.models.items() for _ in range(model.slots)]
+    return {number: assignment(settings, name) for number, name in enumerate(wished)}
+
+
+def assignment(settings: Settings, model: str) -> Assignment:
+    """What a slot of the model gets to know. Raises ConfigError for a model not in [models]."""
+    return Assignment(
+        model=model, artifact=str(settings.artifact_path(model)), device=settings.models[model].device
+    )  # fmt: skip
+
+
+def up(settings: Settings, *, say: Say) -> Changed:
+    """Starts supervisord, Redis where it is ours, and the slots; returns before they are ready.
+
+    A pool that is up keeps its assignments (`scale` may have changed them) and gets what is missing.
+    Raises ConfigError, ArtifactError, RedisUnavailable or SupervisorError; what it started by then is stopped again.
+    """
+    if not settings.models:
+        raise ConfigError(
+            f"no models in {settings.path or 'pool.toml'}; add a [models.NAME] table with artifact = FOLDER"
+        )
+    for model in settings.models:
+        check_artifact(settings, model)
+    if not settings.is_embedded:
+        reach(settings, within_s=settings.redis.connect_s).close()
+    with changing(settings):
+        supervisor = Supervisor(settings)
+        was_up = supervisor.is_running()
+        if was_up:
+            supervisor.require_ours()
+            say(f"the pool is already up (supervisord pid {supervisor.pid()}); starting what is missing")
+        else:
+            supervisor = start_daemon(settings)
+        try:
+            link = _reach_started(settings, supervisor, say)
+            kept = roster.assignments(link, settings.host) if was_up else {}
+            wished = kept or _publish(settings, link)
+            if _per_model(wished) != _per_model(plan(settings)):
+                say("slots stay as `penstock scale` left them; pool.toml applies after `penstock down`")
+            link.close()
+            missing = [number for number, program in supervisor.slots().items() if program.state not in RUNNING]
+            started = tuple(number for number in missing if number in wished)
+            supervisor.start_slots(started)
+        except PenstockError:
+            if not was_up:
+                supervisor.shutdown()
+                remove_runtime(settings)
+            raise
+    return Changed(was_up=was_up, started=started)
+
+
+def down(settings: Settings, *, say: Say) -> Changed:
+    """Drains every slot, ends the embedded Redis and supervisord, and removes the sockets. Safe to repeat.
+
+    Raises SupervisorError when the socket is another pool's or something does not end.
+    """
+    with changing(settings):
+        supervisor = Supervisor(settings)
+        if not supervisor.is_running():
+            _require_no_orphans(settings)
+            remove_runtime(settings)
+            return Changed(was_up=False)
+        supervisor.require_ours()
+        running = tuple(n for n, program in supervisor.slots().items() if program.state not in ("STOPPED", "FATAL"))
+        if running:
+            say(f"draining {count_of(len(running), 'slot')} (at most {settings.slot.drain_s:g} s)")
+        supervisor.stop_slots(running)
+        queued = _withdraw(settings)
+        supervisor.shutdown()
+        remove_runtime(settings)
+    return Changed(was_up=True, stopped=running, queued_jobs=queued)
+
+
+def scale(settings: Settings, model: str, count: int) -> Changed:
+    """Gives the model `count` slots on this host, touching no other slot. New slots take the lowest free numbers.
+
+    Holds until the next fresh `up`, which follows pool.toml. Raises ConfigError for an unknown model or more slots than
+    pool.most_slots, SupervisorError when the pool is not up.
+    """
+    if model not in settings.models:
+        raise ConfigError(unknown("model", model, settings.models))
+    supervisor = Supervisor(settings)
+    supervisor.require()
+    with changing(settings):
+        link = reach(settings)
+        held = roster.assignments(link, settings.host)
+        own = [number for number, given in held.items() if given.model == model]
+        others = len(held) - len(own)
+        if others + count > settings.pool.most_slots:
+            raise ConfigError(
+                f"{model}: {count} slots are too many, this host runs at most pool.most_slots = {settings.pool.most_slots}"
+                + (f" and other models hold {others}" if others else "")
+                + f"; ask for {settings.pool.most_slots - others} or fewer, or raise pool.most_slots"
+            )
+        if count > len(own):
+            check_artifact(settings, model)
+        free = [number for number in range(settings.pool.most_slots) if number not in held]
+        new = free[: max(0, count - len(own))]
+        surplus = own[count:]
+        roster.want(link, settings.host, model, count)
+        for number in new:
+            roster.assign(link, settings.host, number, assignment(settings, model))
+        supervisor.start_slots([*new, *own[:count]])
+        supervisor.stop_slots(surplus)
+        for number in surplus:  # after its end: a slot that restarts in between must still know what it serves
+            roster.assign(link, settings.host, number, None)
+        link.close()
+    return Changed(was_up=True, started=tuple(new), stopped=tuple(surplus))
+
+
+def assigned(settings: Settings) -> tuple[int, ...]:
+    """Numbers of the slots that shall run on this host."""
+    link = reach(settings)
+    numbers = tuple(roster.assignments(link, settings.host))
+    link.close()
+    return numbers
+
+
+def check_artifact(settings: Settings, model: str) -> None:
+    """Raises ArtifactError or ConfigError when the model's artifact is missing, or its files are not as its manifest says."""
+    folder = settings.artifact_path(model)
+    if not folder.is_dir():
+        raise ConfigError(
+            f"model {model}: there is no artifact at {folder}; set models.{model}.artifact in "
+            f"{settings.path or 'pool.toml'} to its folder"
+        )
+    from operators import models  # reads and hashes files; not needed to print --help
+
+    problems = models.verify(folder)
+    if problems:
+        more = (
+            f" (and {len(problems) - 1} more; `penstock models verify {model}` lists them)" if len(problems) > 1 else ""
+        )
+        raise ArtifactError(f"model {model}: {problems[0]}{more}")
+
+
+@contextmanager
+def changing(settings: Settings) -> Iterator[None]:
+    """Holds var/pool.lock. Raises SupervisorError when another command holds it for longer than a moment."""
+    prepare_folders(settings)
+    path = settings.var / "pool.lock"
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while (lock := embedded.take_lock(path)) is None:
+        if time.monotonic() > deadline:
+            holder = path.read_text().strip() or "unknown"
+            raise SupervisorError(f"another penstock command (pid {holder}) is changing this pool; try again after it")
+        time.sleep(POLL_S)
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        os.close(lock)
+
+
+def _reach_started(settings: Settings, supervisor: Supervisor, say: Say) -> Link:
+    """A Link to Redis; the embedded one must be the server that supervisord runs, not one that outlived its own."""
+    if not settings.is_embedded:
+        return reach(settings, within_s=settings.redis.connect_s)
+    supervisor.start_redis()
+    deadline = time.monotonic() + settings.redis.connect_s
+    loading_until = time.monotonic() + LOADING_WAIT_S
+    is_said = False
+    while True:
+        program = supervisor.redis()
+        try:
+            link = reach(settings)
+            if int(read_info(link)["process_id"]) == program.pid:
+                return link
+            link.close()
+            why = "another server still holds its socket"
+        except (*LOST, RedisUnavailable) as error:
+            why = str(error)
+        is_loading = "LOADING" in why
+        if is_loading and not is_said:
+            say("Redis is reading its append-only file")
+            is_said = True
+        if program.state == "FATAL" or time.monotonic() > (loading_until if is_loading else deadline):
+            log = settings.var / "log" / "redis.log"
+            raise RedisUnavailable(f"the embedded Redis does not start: {last_line(log) or why}; see {log}")
+        time.sleep(POLL_S / 2)
+
+
+def _require_no_orphans(settings: Settings) -> None:
+    """After a kill -9 of supervisord its programs end by themselves; raises SupervisorError, naming those that do not.
+
+    Their sockets are not taken from under them.
+    """
+    deadline = time.monotonic() + ORPHANS_WAIT_S
+    paths = [embedded.lock_path(settings), *sorted(settings.var.glob("slot-*.lock"))]
+    while held := [path for path in paths if _is_held(path)]:
+        if time.monotonic() > deadline:
+            raise SupervisorError(
+                "supervisord is gone, but programs it started still run and hold "
+                + ", ".join(str(path) for path in held)
+                + "; find each by `fuser FILE`, end it by its id, then try again"
+            )
+        time.sleep(POLL_S)
+
+
+def _is_held(path: Path) -> bool:
+    if not path.exists():
+        return False
+    lock = embedded.take_lock(path)
+    if lock is not None:
+        os.close(lock)
+    return lock is None
+
+
+def _publish(settings: Settings, link: Link) -> dict[int, Assignment]:
+    """Writes assignments and wanted as pool.toml has them, and takes back what an earlier pool of this host left."""
+    host, planned = settings.host, plan(settings)
+    for number in roster.assignments(link, host).keys() - planned.keys():
+        roster.assign(link, host, number, None)
+    for number, given in planned.items():
+        roster.assign(link, host, number, given)
+    for model in {*roster.models(link), *settings.models}:
+        count = settings.models[model].slots if model in settings.models else 0
+        if count or roster.wanted(link, model).get(host):
+            roster.want(link, host, model, count)
+    return planned
+
+
+def _withdraw(settings: Settings) -> int:
+    """This host wants no slots any more; the number of jobs left in the queues. Redis may be away: then 0."""
+    try:
+        link = reach(settings)
+        host, queued = settings.host, 0
+        for number in roster.assignments(link, host):
+            roster.assign(link, host, number, None)
+        for model in {*roster.models(link), *settings.models}:
+            if roster.wanted(link, model).get(host):
+                roster.want(link, host, model, 0)
+            replies: list[Any] = link.call_all(roster.depth_commands(model))
+            queued += sum(count for count in replies[:4] if isinstance(count, int))
+        link.close()
+    except (*LOST, RedisUnavailable):
+        return 0
+    return queued
+
+
+def _per_model(assignments: dict[int, Assignment]) -> Counter[str]:
+    return Counter(given.model for given in assignments.values())

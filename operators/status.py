@@ -1,0 +1,321 @@
+"""One look at the pool: models, slots and what is wrong, worst first. Reads Redis and supervisord, changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from broker import keys, roster, spec
+from broker.connection import LOST, Command, Link, safe_url
+from broker.errors import RedisUnavailable, SupervisorError
+from broker.messages import LANES
+from broker.settings import Settings
+from operators.reach import client_command, reach, read_info
+from operators.supervisor import Supervisor
+
+NEARLY_FULL = 0.8
+COUNTERS = ("submitted", "done", "failed", "dead", "expired", "cancelled", "retried")
+STARTING_STATES = frozenset({"", "starting", "loading"})
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """What is wrong, and the command that mends it. `level` is `error` or `warning`."""
+
+    level: str
+    text: str
+    mend: str
+
+
+class RedisStatus(msgspec.Struct, frozen=True):
+    """The server behind the pool. `max_bytes` 0 is no limit."""
+
+    url: str
+    version: str
+    policy: str
+    used_bytes: int
+    max_bytes: int
+
+
+class ModelStatus(msgspec.Struct, frozen=True):
+    """One model's queue. `oldest_age_ms` is of the oldest job not ended, claimed ones included; None without any."""
+
+    name: str
+    version: str
+    wanted: int
+    ready: int
+    depth: dict[str, int]
+    delayed: int
+    claimed: int
+    dead: int
+    oldest_age_ms: int | None
+    bytes: int
+    stored_bytes: int
+    max_jobs: int
+    max_bytes: int
+    ended: dict[str, int]
+
+    @property
+    def jobs(self) -> int:
+        """Jobs that count toward the limit: waiting, claimed and delayed."""
+        return sum(self.depth.values()) + self.delayed
+
+
+class SlotStatus(msgspec.Struct, frozen=True):
+    """One slot as it describes itself, with what its host's supervisord and the log of exits say. None: not known."""
+
+    name: str
+    number: int
+    model: str
+    state: str
+    is_ready: bool
+    reason: str = ""
+    version: str = ""
+    device: str = ""
+    pid: int | None = None
+    engine_pid: int | None = None
+    jobs: int = 0
+    batches: int = 0
+    rows: int = 0
+    mean_batch: float = 0.0
+    held: int = 0
+    host_bytes: int | None = None
+    host_baseline_bytes: int | None = None
+    device_bytes: int | None = None
+    device_baseline_bytes: int | None = None
+    load_s: float = 0.0
+    since_ms: int | None = None
+    p50_ms: float = 0.0
+    p99_ms: float = 0.0
+    last_exit: str = ""
+    last_exit_detail: str = ""
+    restarts: dict[str, int] = {}
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The pool at one moment (Redis' clock); without Redis only the problems say something."""
+
+    host: str
+    at_ms: int
+    is_up: bool
+    redis: RedisStatus | None
+    problems: tuple[Problem, ...]
+    models: tuple[ModelStatus, ...] = ()
+    slots: tuple[SlotStatus, ...] = ()
+
+
+def snapshot(settings: Settings) -> Snapshot:
+    """Looks once. Never raises for a pool that is down: that is a problem in the snapshot."""
+    is_up, trouble = _supervised(settings)
+    problems = [trouble] if trouble else []
+    try:
+        link = reach(settings)
+        try:
+            found = read(link, settings)
+        finally:
+            link.close()
+    except (*LOST, RedisUnavailable) as error:
+        if not (settings.is_embedded and not is_up):  # with the pool down the embedded server is down as well
+            mend = "penstock doctor" if is_up else "start Redis, or mend redis.url in pool.toml; then `penstock up`"
+            problems.append(Problem("error", f"Redis does not answer: {error}", mend))
+        return Snapshot(host=settings.host, at_ms=0, is_up=is_up, redis=None, problems=tuple(problems))
+    return msgspec.structs.replace(found, is_up=is_up, problems=(*problems, *found.problems))
+
+
+def read(link: Link, settings: Settings) -> Snapshot:
+    """Everything Redis knows, and the problems in it; three round trips and one per model."""
+    info = read_info(link)
+    seconds, micros = link.call("TIME")
+    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    server = RedisStatus(
+        url=safe_url(settings.redis_url),
+        version=info.get("redis_version", ""),
+        policy=info.get("maxmemory_policy", ""),
+        used_bytes=int(info.get("used_memory", 0)),
+        max_bytes=int(info.get("maxmemory", 0)),
+    )
+    names = sorted({*roster.models(link), *settings.models})
+    ready = {name: frozenset(roster.ready(link, name)) for name in names}
+    models = tuple(_model(link, name, len(ready[name]), settings, now_ms) for name in names)
+    slots = _slots(link, settings, frozenset().union(*ready.values()))
+    return Snapshot(
+        host=settings.host, at_ms=now_ms, is_up=False, redis=server, models=models, slots=slots,
+        problems=tuple(find_problems(server, models, slots, settings)),
+    )  # fmt: skip
+
+
+def find_problems(
+    server: RedisStatus, models: tuple[ModelStatus, ...], slots: tuple[SlotStatus, ...], settings: Settings
+) -> list[Problem]:
+    """What an operator should know, worst first; pure."""
+    worst: list[tuple[int, Problem]] = []
+
+    def add(rank: int, text: str, mend: str) -> None:
+        worst.append((rank, Problem("error" if rank < 3 else "warning", text, mend)))
+
+    if server.policy != "noeviction":
+        add(
+            0, f"Redis may drop jobs: maxmemory-policy is {server.policy or 'unknown'}",
+            f"{client_command(settings)} CONFIG SET maxmemory-policy noeviction",
+        )  # fmt: skip
+    if server.max_bytes and server.used_bytes > NEARLY_FULL * server.max_bytes:
+        share = server.used_bytes / server.max_bytes
+        mend = "raise redis.max_memory_mb, then `penstock down` and `penstock up`"
+        add(
+            2,
+            f"Redis is {share:.0%} full; at 100 % it refuses submits",
+            mend if settings.is_embedded else "raise maxmemory",
+        )
+    for model in models:
+        coming = [slot for slot in slots if slot.model == model.name and slot.state in STARTING_STATES]
+        if model.jobs and not model.ready and not coming:
+            wish = f"penstock scale {model.name} {max(1, model.wanted)}" if not model.wanted else "penstock up"
+            add(1, f"{model.name}: {model.jobs} jobs wait and no slot is ready", wish)
+        elif model.ready < model.wanted:
+            on_the_way = f", {len(coming)} on the way" if coming else ""
+            add(
+                3 if model.ready else 2, f"{model.name}: {model.ready} of {model.wanted} wanted slots are ready{on_the_way}",
+                "penstock status" if coming else "penstock up",
+            )  # fmt: skip
+        full = max(
+            model.jobs / model.max_jobs if model.max_jobs else 0.0,
+            (model.bytes + model.stored_bytes) / model.max_bytes if model.max_bytes else 0.0,
+        )
+        if full >= NEARLY_FULL:
+            more = min(settings.pool.most_slots, model.wanted + 1)
+            add(
+                2,
+                f"{model.name}: the queue is {full:.0%} full; at 100 % submits are refused",
+                f"penstock scale {model.name} {more}",
+            )
+        if model.dead:
+            add(
+                4, f"{model.name}: {model.dead} jobs were given up",
+                f"{client_command(settings)} XREVRANGE '{keys.dead(model.name)}' + - COUNT 5   # reason and attempts of each",
+            )  # fmt: skip
+    for slot in slots:
+        if slot.state in ("failing", "backing off"):
+            reason = slot.reason or (
+                f"{slot.last_exit}: {slot.last_exit_detail}" if slot.last_exit else "no reason given"
+            )
+            add(
+                1,
+                f"slot {slot.number} ({slot.model}) {slot.state}: {reason}",
+                f"penstock doctor; see {_log(settings, slot)}",
+            )
+        elif slot.state == "silent":
+            add(
+                3,
+                f"slot {slot.number} ({slot.model}) is assigned and says nothing",
+                f"penstock up; see {_log(settings, slot)}",
+            )
+    return [problem for _, problem in sorted(worst, key=lambda item: item[0])]
+
+
+def _log(settings: Settings, slot: SlotStatus) -> str:
+    return str(settings.var / "log" / f"slot_{slot.number:02d}.log")
+
+
+def _supervised(settings: Settings) -> tuple[bool, Problem | None]:
+    supervisor = Supervisor(settings)
+    try:
+        if supervisor.is_running():
+            supervisor.require_ours()
+            return True, None
+    except SupervisorError as error:
+        return False, Problem("error", str(error), "penstock doctor")
+    return False, Problem("error", "the pool is not up on this host", "penstock up")
+
+
+def _model(link: Link, name: str, ready: int, settings: Settings, now_ms: int) -> ModelStatus:
+    lanes = [keys.lane(name, lane) for lane in LANES]
+    depth = roster.depth_commands(name)
+    commands: list[Command] = [
+        *depth,
+        *(("XRANGE", lane, "-", "+", "COUNT", 1) for lane in lanes),
+        *(("XPENDING", lane, keys.GROUP) for lane in lanes),
+        ("HGETALL", keys.wanted(name)),
+        ("HMGET", keys.spec(name), *spec.FIELDS),
+    ]
+    replies = link.call_all(commands)
+    *waiting, delayed, dead, counted = replies[: len(depth)]
+    oldest, pending, (wanted, published) = replies[len(depth) :][:3], replies[len(depth) + 3 :][:3], replies[-2:]
+    counters = {field.decode(): int(value) for field, value in zip(counted[::2], counted[1::2], strict=True)}
+    # The id of a lane's first entry is the time it came there; ids are Redis' clock, as now_ms is.
+    first_ms = [int(entries[0][0].partition(b"-")[0]) for entries in oldest if entries]
+    limits, version = settings.queue, ""
+    if published[0] is not None:
+        known = spec.read(name, published)
+        limits, version = known.limits, known.spec.version
+    return ModelStatus(
+        name=name,
+        version=version,
+        wanted=sum(int(count) for count in wanted[1::2]),
+        ready=ready,
+        depth=dict(zip(LANES, waiting, strict=True)),
+        delayed=delayed,
+        claimed=sum(reply[0] for reply in pending if isinstance(reply, list)),  # an error where no slot ever claimed
+        dead=dead,
+        oldest_age_ms=max(0, now_ms - min(first_ms)) if first_ms else None,
+        bytes=counters.get("bytes", 0),
+        stored_bytes=counters.get("stored_bytes", 0),
+        max_jobs=limits.max_jobs,
+        max_bytes=limits.max_bytes,
+        ended={name: counters.get(name, 0) for name in COUNTERS},
+    )
+
+
+def _slots(link: Link, settings: Settings, ready: frozenset[str]) -> tuple[SlotStatus, ...]:
+    """Slots that beat, and those assigned on this host that do not."""
+    states = {name: state for name, state in roster.slots(link).items() if state}
+    assigned = {
+        roster.slot_name(settings.host, number): given
+        for number, given in roster.assignments(link, settings.host).items()
+    }
+    exits: dict[str, roster.Exit] = {}
+    for one in roster.exits(link):
+        exits.setdefault(one.slot, one)
+    restarts: dict[str, dict[str, int]] = {}
+    for field, count in roster.restarts(link).items():
+        slot, _, reason = field.rpartition(":")
+        restarts.setdefault(slot, {})[reason] = count
+    found = []
+    for name in sorted(states.keys() | assigned.keys(), key=lambda name: (name.rpartition("/")[0], _number(name))):
+        state, last = states.get(name, {}), exits.get(name)
+        model = assigned[name].model if name in assigned else ""
+        found.append(
+            SlotStatus(
+                name=name,
+                number=_number(name),
+                model=state.get("model") or model,
+                state=state.get("state") or ("" if state else "silent"),
+                is_ready=name in ready,
+                last_exit=last.reason if last else "",
+                last_exit_detail=last.detail if last else "",
+                restarts=restarts.get(name, {}),
+                **_described(state),
+            )
+        )
+    return tuple(found)
+
+
+def _described(state: dict[str, str]) -> dict[str, Any]:
+    """The fields a slot wrote, in their types; what it left out or left empty keeps its default."""
+    fields: dict[str, Any] = {}
+    for name in ("reason", "version", "device"):
+        fields[name] = state.get(name, "")
+    for name in (
+        "pid", "engine_pid", "jobs", "batches", "rows", "held", "host_bytes", "host_baseline_bytes", "device_bytes",
+        "device_baseline_bytes", "since_ms",
+    ):  # fmt: skip
+        if state.get(name):
+            fields[name] = int(float(state[name]))
+    for name in ("mean_batch", "load_s", "p50_ms", "p99_ms"):
+        if state.get(name):
+            fields[name] = float(state[name])
+    return fields
+
+
+def _number(name: str) -> int:
+    number = name.rpartition("/")[2]
+    return int(number) if number.isdigit() else -1

@@ -1,0 +1,62 @@
+"""Penstock for upstream apps: submit inference jobs, sync or asyncio, and get their results. Imports only `broker`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from broker.errors import (
+    InvalidInput,
+    JobCancelled,
+    JobDead,
+    JobExpired,
+    JobFailed,
+    KeyConflict,
+    PayloadTooLarge,
+    PenstockError,
+    QueueFull,
+    RedisUnavailable,
+    Refused,
+    ResultExpired,
+    ResultTimeout,
+    StaleRequest,
+    SubmitUnknown,
+    UnknownModel,
+)
+from producer.client import Producer
+from producer.handle import Handle
+from producer.results import Result
+
+if TYPE_CHECKING:
+    from producer.aio import AsyncHandle, AsyncProducer
+
+__all__ = [
+    "AsyncHandle",
+    "AsyncProducer",
+    "Handle",
+    "InvalidInput",
+    "JobCancelled",
+    "JobDead",
+    "JobExpired",
+    "JobFailed",
+    "KeyConflict",
+    "PayloadTooLarge",
+    "PenstockError",
+    "Producer",
+    "QueueFull",
+    "RedisUnavailable",
+    "Refused",
+    "Result",
+    "ResultExpired",
+    "ResultTimeout",
+    "StaleRequest",
+    "SubmitUnknown",
+    "UnknownModel",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("AsyncProducer", "AsyncHandle"):  # asyncio is loaded only by those who use it
+        from producer import aio
+
+        return getattr(aio, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,381 @@
+"""The asyncio client: the sync one's names, awaited. What is said to Redis, and what it means, is shared with it.
+
+Submits of one tick of the event loop travel together: 64 tasks that infer cost one script call, not 64. An event loop
+does not survive a fork: make the AsyncProducer in the child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from broker.errors import (
+    InvalidInput,
+    JobFailed,
+    PenstockError,
+    QueueFull,
+    RedisUnavailable,
+    ResultExpired,
+    SubmitUnknown,
+)
+from broker.intake import CHUNK_BYTES, CHUNK_JOBS, Answer, new_client, split_public_id, state_of
+from broker.settings import load
+from producer import results, talks
+from producer.aline import AsyncLine, AsyncReader
+from producer.channel import Channel, JobNumbers, Packer, at_input
+from producer.options import Options
+from producer.results import Result
+from producer.tickets import LOOK_MOST_S, SPEC_TRIES, Parcel, Sink, Ticket, gone, late
+from producer.window import Window, with_index
+
+
+class AsyncHandle(Ticket):
+    """One submitted job; see `Handle`."""
+
+    __slots__ = ()
+
+    async def result(self, timeout: float | None = None) -> Result:
+        """As `Handle.result`."""
+        if self._blob is None:
+            await self._producer._await(self, timeout)
+        result: Result = await self._producer._read(self)
+        return result
+
+    async def status(self) -> str:
+        """As `Handle.status`."""
+        status: str = await self._producer._status(self)
+        return status
+
+    async def cancel(self) -> bool:
+        """As `Handle.cancel`."""
+        return bool(await self._producer._cancel(self))
+
+
+class Letter(NamedTuple):
+    """A parcel in the outbox, and who waits for its answer and place in the chunk."""
+
+    parcel: Parcel
+    answered: asyncio.Future[tuple[Answer, int]]
+
+
+class AsyncModel(Channel):
+    """One model as this producer uses it: beside the channel, the outbox and the reader of its reply list."""
+
+    def __init__(self, name: str, client: str, url: str, line: AsyncLine, patience_s: float) -> None:
+        super().__init__(name, client)
+        self.reader = AsyncReader(url, self.intake, self.mailbox, patience_s=patience_s)
+        self.learning = asyncio.Lock()
+        self.flusher: asyncio.Task[None] | None = None
+        self._line = line
+        self._outbox: dict[tuple[int, int, int], deque[Letter]] = {}
+
+    async def post(self, parcel: Parcel, terms: Options) -> tuple[Answer, int]:
+        """Puts a parcel in the outbox; its answer, and where in the answered chunk the parcel began."""
+        loop = asyncio.get_running_loop()
+        letter = Letter(parcel, loop.create_future())
+        self._outbox.setdefault((terms.lane, terms.delay_ms, terms.deadline_ms), deque()).append(letter)
+        if self.flusher is None:
+            self.flusher = loop.create_task(self._flush())
+        return await letter.answered
+
+    async def _flush(self) -> None:
+        try:
+            while self._outbox:
+                terms = next(iter(self._outbox))
+                letters = self._take(terms)
+                if letters:
+                    await self._deliver(letters, terms)
+                    await asyncio.sleep(0)  # lets those answered submit again before the next chunk is closed
+        finally:
+            self.flusher = None
+
+    def _take(self, terms: tuple[int, int, int]) -> list[Letter]:
+        """As many letters of the same terms as make a chunk."""
+        box = self._outbox[terms]
+        letters: list[Letter] = []
+        jobs = size = 0
+        while box:
+            parcel = box[0].parcel
+            if letters and (jobs + len(parcel.blobs) > CHUNK_JOBS or size + parcel.size > CHUNK_BYTES):
+                return letters
+            letter = box.popleft()
+            if not letter.answered.done():  # its task may have been cancelled before it was sent
+                letters.append(letter)
+                jobs += len(parcel.blobs)
+                size += parcel.size
+        del self._outbox[terms]
+        return letters
+
+    async def _deliver(self, letters: list[Letter], terms: tuple[int, int, int]) -> None:
+        lane, delay_ms, deadline_ms = terms
+        parcels = [letter.parcel for letter in letters]
+        talk = talks.submit(self, parcels, lane=lane, delay_ms=delay_ms, deadline_ms=deadline_ms)
+        try:
+            answer = await self._line.run(talk, job_id=parcels[0].tickets[0].id)
+        except PenstockError as error:
+            for letter in letters:
+                if not letter.answered.done():
+                    letter.answered.set_exception(error)
+            return
+        offset = 0
+        for at, letter in enumerate(letters):
+            count = len(letter.parcel.tickets)
+            if not letter.answered.done():
+                letter.answered.set_result((answer.of(offset, count), offset))
+            offset += count
+            if answer.accepted < offset and answer.is_of_one_job:
+                # One job stopped the chunk; those behind it have done nothing wrong and go first in the next.
+                self._outbox.setdefault(terms, deque()).extendleft(reversed(letters[at + 1 :]))
+                return
+
+
+class AsyncProducer:
+    """Submits jobs to models and gives their results, for asyncio. An async context manager; see `Producer`."""
+
+    def __init__(self, url: str | None = None, *, submit_timeout_s: float = 10.0) -> None:
+        self.url = url or load().redis_url
+        self._patience_s = submit_timeout_s
+        self._line = AsyncLine(self.url, patience_s=submit_timeout_s)
+        self._models: dict[str, AsyncModel] = {}
+        self._numbers = JobNumbers(new_client())
+
+    @property
+    def client(self) -> str:
+        """The client id, the part of a job's id before its number."""
+        return self._numbers.client
+
+    async def __aenter__(self) -> AsyncProducer:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Waits for submits under way, then hangs up. Does not wait for results; jobs go on."""
+        for model in self._models.values():
+            if model.flusher is not None:
+                await asyncio.wait((model.flusher,))
+        for model in self._models.values():
+            await model.reader.close()
+        await self._line.close()
+
+    # --- submitting -------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        model: str,
+        inputs: Any,
+        *,
+        wait_s: float | None = None,
+        idempotency_key: str | None = None,
+        **options: Any,
+    ) -> AsyncHandle:
+        """As `Producer.submit`."""
+        keys = iter((idempotency_key,)) if idempotency_key is not None else None
+        terms = Options.of(**options)
+        return (await self._submit_all(model, (inputs,), terms, _until(wait_s), keys=keys, is_many=False))[0]
+
+    async def infer(self, model: str, inputs: Any, timeout: float | None = None, **options: Any) -> Result:
+        """As `Producer.infer`."""
+        return await (await self.submit(model, inputs, **options)).result(timeout)
+
+    async def submit_many(
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        *,
+        wait_s: float | None = None,
+        idempotency_keys: Iterable[str] | None = None,
+        **options: Any,
+    ) -> list[AsyncHandle]:
+        """As `Producer.submit_many`."""
+        keys = iter(idempotency_keys) if idempotency_keys is not None else None
+        return await self._submit_all(model, inputs, Options.of(**options), _until(wait_s), keys=keys)
+
+    async def map(
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        *,
+        window: int = 1024,
+        ordered: bool = True,
+        timeout: float | None = None,
+        return_errors: bool = False,
+        **options: Any,
+    ) -> AsyncIterator[Any]:
+        """As `Producer.map`."""
+        terms = Options.of(**options)
+        state = Window(inputs, size=window, is_ordered=ordered)
+        while not state.is_done():
+            if state.to_submit(time.monotonic()):
+                try:
+                    state.submitted(await self._submit_all(model, state.rest, terms, 0.0, sink=state.sink))
+                except QueueFull as full:
+                    state.submitted(full.accepted, not_before=time.monotonic() + full.retry_after_s)
+                continue
+            first = state.next_out()
+            if first is None:
+                await asyncio.sleep(state.pause_s(time.monotonic()))
+                continue
+            await self._await(first, timeout, state.sink)
+            ticket, index = state.take()
+            try:
+                yield await self._read(ticket, index)
+            except JobFailed as error:
+                if not return_errors:
+                    raise
+                yield with_index(error, index)
+
+    async def result(self, id: str, timeout: float | None = None) -> Result:
+        """As `Producer.result`."""
+        return await self.handle(id).result(timeout)
+
+    def handle(self, id: str) -> AsyncHandle:
+        """As `Producer.handle`."""
+        name, job = split_public_id(id)
+        return AsyncHandle(self, self._model(name), job, 0)
+
+    # --- sending ----------------------------------------------------------------------------
+
+    def _model(self, name: str) -> AsyncModel:
+        place = self._models.get(name)
+        if place is None:
+            place = self._models[name] = AsyncModel(name, self.client, self.url, self._line, self._patience_s)
+        return place
+
+    async def _submit_all(
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        terms: Options,
+        until: float,
+        *,
+        keys: Iterator[str] | None = None,
+        sink: Sink | None = None,
+        is_many: bool = True,
+    ) -> list[AsyncHandle]:
+        place = self._model(model)
+        if place.form is None:
+            async with place.learning:
+                if place.form is None:
+                    await self._line.run(talks.learn_spec(place))
+        packer = Packer(terms)
+        handles: list[AsyncHandle] = []
+        parcel = Parcel(sink)
+        try:
+            for index, one in enumerate(inputs):
+                try:
+                    parcel.pack(AsyncHandle, self, place, packer, one, next(keys) if keys is not None else None)
+                except InvalidInput as error:
+                    raise (at_input(error, index, len(handles)) if is_many else error) from None
+                if len(parcel.tickets) == CHUNK_JOBS or parcel.size >= CHUNK_BYTES:
+                    handles += await self._send(place, packer, parcel, until)
+            if parcel.tickets:
+                handles += await self._send(place, packer, parcel, until)
+        except PenstockError as error:
+            error.accepted = handles + getattr(error, "accepted", [])  # type: ignore[attr-defined]
+            raise
+        return handles
+
+    async def _send(self, place: AsyncModel, packer: Packer, parcel: Parcel, until: float) -> list[Any]:
+        started = time.monotonic()
+        mailbox = place.mailbox
+        handles: list[Any] = []
+        spec_tries = 0
+        mailbox.expect(parcel.tickets)
+        try:
+            while True:
+                try:
+                    answer, offset = await place.post(parcel, packer.options.after(time.monotonic() - started))
+                    handles += parcel.accept(place, answer, offset)
+                    if answer.code == "ok":
+                        break
+                    if answer.code == "new_spec" and spec_tries < SPEC_TRIES:
+                        spec_tries += 1
+                        await self._line.run(talks.learn_spec(place))
+                        parcel.repack(place, packer)
+                        continue
+                    raise place.refusal(answer)
+                except QueueFull as full:
+                    left = until - time.monotonic()
+                    if left <= 0:
+                        raise
+                    await asyncio.sleep(min(full.retry_after_s, left))
+        except BaseException as error:
+            for ticket in parcel.tickets:
+                mailbox.forget(ticket)
+            if isinstance(error, SubmitUnknown):  # it is shared by all who travelled together: each gets its own id
+                job_id = parcel.tickets[0].id
+                error = SubmitUnknown(str(error).replace(error.job_id, job_id), job_id=job_id)
+            if isinstance(error, PenstockError):
+                error.accepted = handles  # type: ignore[attr-defined]
+            raise error
+        return handles
+
+    # --- waiting ----------------------------------------------------------------------------
+
+    async def _await(self, ticket: Ticket, timeout: float | None, sink: Sink | None = None) -> None:
+        place: AsyncModel = ticket._channel  # type: ignore[assignment]
+        target = sink or ticket
+        started = time.monotonic()
+        deadline = started + timeout if timeout is not None else float("inf")
+        pause, away_since = 1.0, 0.0
+        if ticket._is_late_or_foreign(started):
+            await self._look(place, ticket)
+        while target._blob is None:
+            now = time.monotonic()
+            try:
+                if await place.reader.wait(target, min(deadline, now + pause)):
+                    return
+                if time.monotonic() >= deadline:
+                    raise late(ticket, timeout, await self._line.run(talks.load_text(place)))
+                await self._look(place, ticket)
+                away_since = 0.0
+            except RedisUnavailable:
+                away_since = away_since or now
+                if time.monotonic() - away_since >= self._patience_s or time.monotonic() >= deadline:
+                    raise
+                await asyncio.sleep(0.05)
+            pause = min(2 * pause, LOOK_MOST_S)
+
+    async def _look(self, place: AsyncModel, ticket: Ticket) -> str:
+        state, outcomes = await self._line.run(talks.look(place, ticket))
+        for outcome in outcomes:
+            place.reader.take(outcome)
+        if outcomes and ticket._blob is None:
+            ticket._blob = outcomes[0]
+        if state == "unknown" and not await place.reader.wait(ticket, time.monotonic() + talks.GRACE_S):
+            place.mailbox.forget(ticket)
+            raise gone(ticket)
+        return state
+
+    async def _read(self, ticket: Ticket, index: int = -1) -> Result:
+        blob = ticket._blob
+        assert blob is not None
+        if results.is_elsewhere(blob):
+            blob = await self._line.run(talks.stored(ticket._channel, ticket))
+            if blob is None:
+                raise gone(ticket)
+            ticket._blob = blob
+        return results.read(ticket._channel.model, blob, index)
+
+    async def _status(self, ticket: Ticket) -> str:
+        place: AsyncModel = ticket._channel  # type: ignore[assignment]
+        if ticket._blob is None:
+            try:
+                state = await self._look(place, ticket)
+            except ResultExpired:
+                return "unknown"
+            if ticket._blob is None:
+                return "unknown" if state == "hidden" else state
+        return state_of(ticket._blob)
+
+    async def _cancel(self, ticket: Ticket) -> bool:
+        return await self._line.run(talks.cancel(ticket._channel, ticket))
+
+
+def _until(wait_s: float | None) -> float:
+    return time.monotonic() + wait_s if wait_s else 0.0

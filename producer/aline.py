@@ -1,0 +1,164 @@
+"""The asyncio client's connections: `line` and `reader` with awaits. One connection for talks, one per reply list."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+from broker.aconnection import AsyncLink
+from broker.connection import LOST, Command
+from broker.errors import PenstockError, RedisUnavailable
+from broker.intake import Intake, has_forgotten
+from producer.line import closed, unanswered
+from producer.mailbox import Mailbox
+from producer.reader import SLICE_S, drain_count
+from producer.talks import Talk
+from producer.tickets import Sink, Ticket
+
+T = TypeVar("T")
+
+
+class AsyncLine:
+    """Drives talks, one at a time. Connects at first use; `patience_s` bounds how long Redis may be away."""
+
+    def __init__(self, url: str, *, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._lock = asyncio.Lock()
+        self._link = AsyncLink(url)
+        self._is_closed = False
+
+    async def run(self, talk: Talk[T], *, job_id: str | None = None) -> T:
+        """The talk's value. Raises RedisUnavailable, or SubmitUnknown with `job_id` when that may have been queued."""
+        give_up_at = time.monotonic() + self._patience_s
+        async with self._lock:
+            if self._is_closed:
+                raise closed()
+            replies: Any = None
+            while True:
+                try:
+                    commands = talk.send(replies)
+                except StopIteration as stop:
+                    value: T = stop.value
+                    return value
+                try:
+                    replies = await self._exchange(commands, give_up_at, job_id)
+                except BaseException:
+                    talk.close()
+                    raise
+
+    async def _exchange(self, commands: Sequence[Command], give_up_at: float, job_id: str | None) -> list[Any]:
+        link = self._link
+        pause, was_sent = 0.02, False
+        while True:
+            try:
+                if not link.is_connected:
+                    await link.connect_within(max(0.0, give_up_at - time.monotonic()))
+                was_sent = True
+                replies = await link.call_all(commands)
+                if not has_forgotten(replies):
+                    return replies
+                await link.reload()
+            except (*LOST, RedisUnavailable) as error:
+                if isinstance(error, RedisUnavailable) and not was_sent:
+                    raise
+                if time.monotonic() >= give_up_at:
+                    raise unanswered(error, self._patience_s, job_id) from None
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+                pause = min(2 * pause, 1.0)
+
+    async def close(self) -> None:
+        """Waits for the talk under way, then hangs up."""
+        async with self._lock:
+            self._is_closed = True
+            await self._link.close()
+
+
+class AsyncReader:
+    """Reads the reply list of one model in a task, while anybody waits."""
+
+    def __init__(self, url: str, intake: Intake, mailbox: Mailbox, *, patience_s: float) -> None:
+        self._link = AsyncLink(url)
+        self._intake = intake
+        self._mailbox = mailbox
+        self._patience_s = patience_s
+        self._drain_count = drain_count(())
+        self._waiting: dict[Ticket | Sink, list[asyncio.Future[None]]] = {}
+        self._is_wanted = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def wait(self, target: Ticket | Sink, deadline: float) -> bool:
+        """Whether an outcome came for `target` before `deadline` (monotonic). Raises RedisUnavailable."""
+        if target._blob is not None:
+            return True
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._read())
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        futures = self._waiting.setdefault(target, [])
+        futures.append(future)
+        self._is_wanted.set()
+        try:
+            await asyncio.wait((future,), timeout=max(0.001, deadline - time.monotonic()))
+        finally:
+            if not future.done():
+                futures.remove(future)
+                if not futures and self._waiting.get(target) is futures:
+                    del self._waiting[target]
+        if future.done():
+            future.result()
+        return target._blob is not None
+
+    def take(self, outcome: bytes) -> None:
+        """Routes an outcome that came another way than by the reply list."""
+        ticket = self._mailbox.route(outcome)
+        if ticket is not None:
+            self._wake((ticket,))
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+            self._fail(closed())
+        await self._link.close()
+
+    async def _read(self) -> None:
+        link, intake = self._link, self._intake
+        while True:
+            if not self._waiting:
+                self._is_wanted.clear()
+                await self._is_wanted.wait()
+            try:
+                if not link.is_connected:
+                    await link.connect_within(self._patience_s)
+                commands = [intake.wait(SLICE_S)]
+                if len(self._mailbox) > 1:
+                    commands.append(intake.drain(self._drain_count))
+                popped, *drained = await link.call_all(commands)
+                if isinstance(popped, Exception):
+                    raise RedisUnavailable(f"Redis refused a command: {popped}; see `penstock doctor`")
+                if popped is not None:
+                    self._wake(self._mailbox.route_all((popped[1],)))
+                if drained and isinstance(drained[0], list):
+                    self._wake(self._mailbox.route_all(drained[0]))
+                    self._drain_count = drain_count(drained[0])
+            except LOST:
+                continue  # connects again; what was popped for us and lost is found by its stored result
+            except PenstockError as error:
+                self._fail(error)
+                await asyncio.sleep(0.05)
+
+    def _wake(self, tickets: Iterable[Ticket]) -> None:
+        for ticket in tickets:
+            for target in (ticket, ticket._sink):
+                for future in self._waiting.pop(target, ()) if target is not None else ():
+                    if not future.done():
+                        future.set_result(None)
+
+    def _fail(self, error: PenstockError) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for futures in waiting.values():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)

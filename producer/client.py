@@ -1,0 +1,335 @@
+"""The sync client: submits jobs and waits for their results. One per process is enough; threads may share it.
+
+It starts no thread: who waits for a result reads for all (see `reader`). What is said to Redis stands in `talks`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+from weakref import WeakSet
+
+from broker.connection import Link
+from broker.errors import InvalidInput, PenstockError, QueueFull, RedisUnavailable, ResultExpired
+from broker.intake import CHUNK_BYTES, CHUNK_JOBS, new_client, split_public_id, state_of
+from broker.settings import load
+from producer import results, talks
+from producer.channel import Channel, JobNumbers, Packer, at_input
+from producer.handle import Handle
+from producer.line import Line
+from producer.options import Options
+from producer.reader import Reader
+from producer.results import Result
+from producer.tickets import LOOK_MOST_S, SPEC_TRIES, Parcel, Sink, Ticket, gone, late
+from producer.window import run_window
+
+DRAIN_EVERY = 4096  # jobs submitted while nobody waits, before the reply list is emptied in passing
+
+_producers: WeakSet[Producer] = WeakSet()
+
+
+class Model(Channel):
+    """One model as this Producer uses it: beside the channel, the reader of its reply list."""
+
+    def __init__(self, name: str, client: str, url: str, patience_s: float) -> None:
+        super().__init__(name, client)
+        self.url = url
+        self.patience_s = patience_s
+        self.unread = 0
+        self._read_by(Link(url))
+
+    def _read_by(self, link: Link) -> None:
+        self.reader = Reader(link, self.intake, self.mailbox, patience_s=self.patience_s)
+
+    def renew(self, client: str) -> None:
+        """After a fork. Closing our copy of the socket leaves the parent's connection as it was."""
+        super().renew(client)
+        self.reader.abandon()
+        self._read_by(Link(self.url))
+
+
+class Producer:
+    """Submits jobs to models and gives their results. A context manager; `close()` waits for submits under way.
+
+    `url` defaults to the pool's (PENSTOCK_REDIS_URL, or redis.url in pool.toml). It connects at first use and raises
+    RedisUnavailable when Redis cannot be reached for `submit_timeout_s`. A forked child goes on with a client id and
+    connections of its own.
+    """
+
+    def __init__(self, url: str | None = None, *, submit_timeout_s: float = 10.0) -> None:
+        self.url = url or load().redis_url
+        self._patience_s = submit_timeout_s
+        self._line = Line(self.url, patience_s=submit_timeout_s)
+        self._models: dict[str, Model] = {}
+        self._mutex = threading.Lock()  # guards _models
+        self._numbers = JobNumbers(new_client())
+        _producers.add(self)
+
+    @property
+    def client(self) -> str:
+        """The client id, the part of a job's id before its number."""
+        return self._numbers.client
+
+    def __enter__(self) -> Producer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Waits for submits under way, then hangs up. Does not wait for results; jobs go on."""
+        self._line.close()
+        for model in list(self._models.values()):
+            model.reader.close()
+
+    # --- submitting -------------------------------------------------------------------------
+
+    def submit(
+        self,
+        model: str,
+        inputs: Any,
+        *,
+        wait_s: float | None = None,
+        idempotency_key: str | None = None,
+        **options: Any,
+    ) -> Handle:
+        """Queues one job.
+
+        `inputs`: an array (models with one input), a dict name -> array, each with the shape of one row or one axis of
+        rows in front; bytes or str where the model brings a preprocess. Options: `lane` ("high", "normal", "low"),
+        `deadline_s` (its forward must begin within), `delay_s`, `context` (dict for the artifact's code), `retries` (3),
+        `result_ttl_s` (600), `store` (True: the result can be had by id). `wait_s` waits for room in a full queue.
+        Same `idempotency_key`, same content: the job queued before.
+
+        Raises UnknownModel, InvalidInput, PayloadTooLarge, QueueFull, KeyConflict, StaleRequest, SubmitUnknown,
+        RedisUnavailable.
+        """
+        keys = iter((idempotency_key,)) if idempotency_key is not None else None
+        return self._submit_all(model, (inputs,), Options.of(**options), _until(wait_s), keys=keys, is_many=False)[0]
+
+    def infer(self, model: str, inputs: Any, timeout: float | None = None, **options: Any) -> Result:
+        """`submit` and `result` in one. Raises what either raises."""
+        return self.submit(model, inputs, **options).result(timeout)
+
+    def submit_many(
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        *,
+        wait_s: float | None = None,
+        idempotency_keys: Iterable[str] | None = None,
+        **options: Any,
+    ) -> list[Handle]:
+        """Queues many jobs, up to 256 or 1 MB a round trip; options as in `submit`.
+
+        What is refused raises what `submit` raises; its `.accepted` holds the handles of the prefix that was queued.
+        With `wait_s`, a full queue is waited for so long in all, and only the rest is sent again.
+        """
+        keys = iter(idempotency_keys) if idempotency_keys is not None else None
+        return self._submit_all(model, inputs, Options.of(**options), _until(wait_s), keys=keys)
+
+    def map(
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        *,
+        window: int = 1024,
+        ordered: bool = True,
+        timeout: float | None = None,
+        return_errors: bool = False,
+        **options: Any,
+    ) -> Iterator[Any]:
+        """Results of many jobs, with at most `window` of them queued or unread at any time.
+
+        Yields Result in the order of `inputs`, or as completed with `ordered=False`; `.index` is the place in `inputs`.
+        A full queue is waited for. `timeout` bounds the wait for each next result. A job that failed raises, or with
+        `return_errors` its JobFailed is yielded in its place.
+        """
+        return run_window(
+            self, model, inputs, Options.of(**options), size=window, is_ordered=ordered, timeout=timeout,
+            return_errors=return_errors,
+        )  # fmt: skip
+
+    def result(self, id: str, timeout: float | None = None) -> Result:
+        """The result of a job submitted by any process, by its handle's id, until its TTL.
+
+        Raises as `Handle.result`; ResultExpired when the id is unknown or its result past its TTL.
+        """
+        return self.handle(id).result(timeout)
+
+    def handle(self, id: str) -> Handle:
+        """A handle of a job submitted by any process. Raises InvalidInput for what is not a job's id."""
+        name, job = split_public_id(id)
+        place = self._model(name)
+        return Handle(self, place, job, 0)
+
+    # --- sending ----------------------------------------------------------------------------
+
+    def _model(self, name: str) -> Model:
+        place = self._models.get(name)
+        if place is None:
+            with self._mutex:
+                place = self._models.get(name)
+                if place is None:
+                    place = self._models[name] = Model(name, self.client, self.url, self._patience_s)
+        return place
+
+    def _submit_all(
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        terms: Options,
+        until: float,
+        *,
+        keys: Iterator[str] | None = None,
+        sink: Sink | None = None,
+        is_many: bool = True,
+    ) -> list[Handle]:
+        place = self._model(model)
+        if place.form is None:
+            self._line.run(talks.learn_spec(place))
+        packer = Packer(terms)
+        handles: list[Handle] = []
+        parcel = Parcel(sink)
+        try:
+            for index, one in enumerate(inputs):
+                try:
+                    parcel.pack(Handle, self, place, packer, one, next(keys) if keys is not None else None)
+                except InvalidInput as error:
+                    raise (at_input(error, index, len(handles)) if is_many else error) from None
+                if len(parcel.tickets) == CHUNK_JOBS or parcel.size >= CHUNK_BYTES:
+                    handles += self._send(place, packer, parcel, until)
+            if parcel.tickets:
+                handles += self._send(place, packer, parcel, until)
+        except PenstockError as error:
+            error.accepted = handles + getattr(error, "accepted", [])  # type: ignore[attr-defined]
+            raise
+        return handles
+
+    def _send(self, place: Model, packer: Packer, parcel: Parcel, until: float) -> list[Any]:
+        """Queues all of the parcel, which is empty then; the handles. An error says in `.accepted` what was queued."""
+        started = time.monotonic()
+        mailbox = place.mailbox
+        handles: list[Any] = []
+        spec_tries = 0
+        mailbox.expect(parcel.tickets)
+        try:
+            while True:
+                terms = packer.options.after(time.monotonic() - started)
+                talk = talks.submit(
+                    place, (parcel,), lane=terms.lane, delay_ms=terms.delay_ms, deadline_ms=terms.deadline_ms
+                )
+                try:
+                    answer = self._line.run(talk, job_id=parcel.tickets[0].id)
+                    handles += parcel.accept(place, answer)
+                    if answer.code == "ok":
+                        break
+                    if answer.code == "new_spec" and spec_tries < SPEC_TRIES:
+                        spec_tries += 1
+                        self._line.run(talks.learn_spec(place))
+                        parcel.repack(place, packer)
+                        continue
+                    raise place.refusal(answer)
+                except QueueFull as full:
+                    left = until - time.monotonic()
+                    if left <= 0:
+                        raise
+                    time.sleep(min(full.retry_after_s, left))
+        except BaseException as error:
+            for ticket in parcel.tickets:
+                mailbox.forget(ticket)
+            if isinstance(error, PenstockError):
+                error.accepted = handles  # type: ignore[attr-defined]
+            raise
+        place.unread += len(handles)
+        if place.unread >= DRAIN_EVERY:
+            place.unread = 0
+            place.reader.drain()
+        return handles
+
+    # --- waiting (called by Handle and window) ----------------------------------------------
+
+    def _await(self, ticket: Ticket, timeout: float | None, sink: Sink | None = None) -> None:
+        """Until the ticket, or any of its sink's, has its outcome. Raises ResultTimeout, ResultExpired."""
+        place: Model = ticket._channel  # type: ignore[assignment]
+        target = sink or ticket
+        started = time.monotonic()
+        deadline = started + timeout if timeout is not None else float("inf")
+        pause, away_since = 1.0, 0.0
+        place.unread = 0
+        if ticket._is_late_or_foreign(started):
+            self._look(place, ticket)
+        while target._blob is None:
+            now = time.monotonic()
+            try:
+                if place.reader.wait(target, min(deadline, now + pause)):
+                    return
+                if time.monotonic() >= deadline:
+                    raise late(ticket, timeout, self._line.run(talks.load_text(place)))
+                self._look(place, ticket)
+                away_since = 0.0
+            except RedisUnavailable:
+                away_since = away_since or now
+                if time.monotonic() - away_since >= self._patience_s or time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.05)
+            pause = min(2 * pause, LOOK_MOST_S)
+
+    def _look(self, place: Model, ticket: Ticket) -> str:
+        """Looks for a job whose reply does not come; its state. Raises ResultExpired when it is nowhere."""
+        state, outcomes = self._line.run(talks.look(place, ticket))
+        for outcome in outcomes:
+            place.reader.take(outcome)
+        if outcomes and ticket._blob is None:  # its ticket was replaced in the mailbox by another one of the same id
+            ticket._blob = outcomes[0]
+        if state == "unknown" and not place.reader.wait(ticket, time.monotonic() + talks.GRACE_S):
+            place.mailbox.forget(ticket)
+            raise gone(ticket)
+        return state
+
+    def _read(self, ticket: Ticket, index: int = -1) -> Result:
+        blob = ticket._blob
+        assert blob is not None
+        place = ticket._channel
+        if results.is_elsewhere(blob):
+            blob = self._line.run(talks.stored(place, ticket))
+            if blob is None:
+                raise gone(ticket)
+            ticket._blob = blob
+        return results.read(place.model, blob, index)
+
+    def _status(self, ticket: Ticket) -> str:
+        if ticket._blob is None:
+            try:
+                state = self._look(ticket._channel, ticket)  # type: ignore[arg-type]
+            except ResultExpired:
+                return "unknown"
+            if ticket._blob is None:
+                return "unknown" if state == "hidden" else state
+        return state_of(ticket._blob)
+
+    def _cancel(self, ticket: Ticket) -> bool:
+        return self._line.run(talks.cancel(ticket._channel, ticket))
+
+    def _renew(self) -> None:
+        """In a forked child: another client, other connections; the parent's tickets become another client's jobs."""
+        self._mutex = threading.Lock()
+        self._numbers = JobNumbers(new_client())
+        self._line.renew()
+        for place in self._models.values():
+            place.renew(self.client)
+
+
+def _until(wait_s: float | None) -> float:
+    return time.monotonic() + wait_s if wait_s else 0.0
+
+
+def _renew_all() -> None:
+    for producer in list(_producers):
+        producer._renew()
+
+
+os.register_at_fork(after_in_child=_renew_all)

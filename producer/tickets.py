@@ -1,0 +1,162 @@
+"""What a client remembers of a submitted job: a ticket, and the parcel it travelled in. Pure; the clients do the waiting."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from broker.errors import ResultExpired, ResultTimeout
+from broker.intake import Answer, client_of
+from producer.options import check_key, digest
+
+if TYPE_CHECKING:
+    from producer.channel import Channel, Packer
+
+
+SPEC_TRIES = 5
+LOOK_FIRST_AFTER_S = 30.0  # reply lists live a minute: an older job is looked up before its reply is awaited
+LOOK_MOST_S = 5.0  # between two looks for a job whose reply does not come
+
+
+class Sink:
+    """Collects tickets in the order their outcomes come; what `map` waits for when order does not matter."""
+
+    __slots__ = ("done",)
+
+    def __init__(self) -> None:
+        self.done: deque[Ticket] = deque()
+
+    @property
+    def _blob(self) -> object | None:
+        return self.done or None
+
+
+class Ticket:
+    """One submitted job, as its client sees it. The public handles are made of it."""
+
+    __slots__ = (
+        "__weakref__", "_answer", "_at", "_blob", "_channel", "_found", "_job", "_lane", "_producer", "_since", "_sink",
+        "warning",
+    )  # fmt: skip
+
+    def __init__(self, producer: Any, channel: Channel, job: str, lane: int, warning: str | None = None) -> None:
+        self._producer = producer
+        self._channel = channel
+        self._job = job
+        self._lane = lane
+        self.warning = warning  # what the caller should know though the job was taken, else None
+        self._blob: bytes | None = None
+        self._sink: Sink | None = None
+        self._answer: Answer | None = None
+        self._at = 0
+        self._since = 0.0
+        self._found = ""  # entry, where a search found it
+
+    @property
+    def id(self) -> str:
+        """`model:client-number`: what `Producer.result` takes, in any process."""
+        return f"{self._channel.model}:{self._job}"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id}>"
+
+    @property
+    def _place(self) -> tuple[int, str]:
+        """(lane, entry) as far as known, else (0, '')."""
+        entry = self._found or (self._answer.entry(self._at) if self._answer is not None else "")
+        return (self._lane, entry) if entry else (0, "")
+
+    @property
+    def _is_foreign(self) -> bool:
+        """Whether its outcome goes to another client: submitted elsewhere, or before a fork."""
+        return client_of(self._job) != self._channel.client
+
+    def _is_late_or_foreign(self, now: float) -> bool:
+        """Whether it should be looked up before its reply is awaited."""
+        return self._is_foreign or now - self._since > LOOK_FIRST_AFTER_S
+
+
+class Parcel:
+    """Jobs of one model, lane and timing that travel together, in order; never split, so that a prefix is a prefix."""
+
+    __slots__ = ("blobs", "dedupe", "inputs", "sink", "size", "tickets")
+
+    def __init__(self, sink: Sink | None = None) -> None:
+        self.sink = sink
+        self.inputs: list[Any] = []
+        self.blobs: list[bytes] = []
+        self.tickets: list[Any] = []
+        self.dedupe: list[tuple[str, str]] = []
+        self.size = 0
+
+    def pack(
+        self, kind: type[Ticket], producer: Any, channel: Channel, packer: Packer, inputs: Any, key: str | None
+    ) -> None:
+        """Checks one job's inputs and takes it in, under a ticket of the given kind. Raises InvalidInput."""
+        form = channel.form
+        assert form is not None
+        fitted = form.fit(inputs)
+        job = producer._numbers.next()
+        blob = packer.pack(fitted, job)
+        ticket = kind(producer, channel, job, packer.options.lane, fitted.warning)
+        ticket._sink = self.sink
+        if key is not None:
+            self.dedupe.append((check_key(key), digest(fitted)))
+        self.inputs.append(inputs)
+        self.blobs.append(blob)
+        self.tickets.append(ticket)
+        self.size += len(blob)
+
+    def drop(self, count: int) -> None:
+        """Takes the first `count` jobs away."""
+        self.size -= sum(map(len, self.blobs[:count]))
+        for part in (self.inputs, self.blobs, self.tickets, self.dedupe):
+            del part[:count]
+
+    def repack(self, channel: Channel, packer: Packer) -> None:
+        """Checks and packs all inputs again, after the model's spec changed. Raises InvalidInput."""
+        form = channel.form
+        assert form is not None
+        self.blobs = [
+            packer.pack(form.fit(inputs), ticket._job) for inputs, ticket in zip(self.inputs, self.tickets, strict=True)
+        ]
+        self.size = sum(map(len, self.blobs))
+
+    def accept(self, channel: Channel, answer: Answer, offset: int = 0) -> list[Any]:
+        """Marks what the answer accepted as queued, takes it out and gives it back. The parcel begins at `offset`."""
+        count = max(0, min(len(self.tickets), answer.accepted - offset))
+        taken = self.tickets[:count]
+        now = time.monotonic()
+        for at, ticket in enumerate(taken, offset):
+            ticket._answer = answer
+            ticket._at = at
+            ticket._since = now
+        if channel.no_ready is not None:
+            for ticket in taken:
+                ticket.warning = ticket.warning or channel.no_ready
+        mailbox = channel.mailbox
+        for index, job in answer.duplicates.items():
+            if offset <= index < offset + count:
+                ticket = taken[index - offset]
+                mailbox.forget(ticket)
+                ticket._job, ticket._answer = job, None
+                taken[index - offset] = mailbox.known(ticket)
+        self.drop(count)
+        return taken
+
+
+def gone(ticket: Ticket) -> ResultExpired:
+    """The error of a job that is neither queued nor ended in Redis."""
+    return ResultExpired(
+        f"no job and no result {ticket.id}: the id is unknown, or its result is past its TTL; "
+        "submit again, with a longer result_ttl_s if it was read too late"
+    )
+
+
+def late(ticket: Ticket, timeout: float | None, state: str) -> ResultTimeout:
+    """The error of a wait that ended before the job did; `state` is the pool's."""
+    return ResultTimeout(
+        f"job {ticket.id} has no result after {timeout or 0:g} s ({state}); it goes on: wait again, raise the timeout, "
+        "or start slots with `penstock scale`"
+    )

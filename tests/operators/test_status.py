@@ -1,0 +1,145 @@
+"""The snapshot on a pool made by hand in a real Redis, and its problems."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from broker import keys, roster, spec
+from broker.connection import Link
+from broker.roster import Assignment
+from broker.settings import ModelSettings, PoolSettings, RedisSettings, Settings
+from operators import status, table
+from operators.status import ModelStatus, RedisStatus, SlotStatus, find_problems
+
+
+@pytest.fixture
+def link(redis_url: str) -> Iterator[Link]:
+    link = Link(redis_url)
+    link.connect()
+    link.call("FLUSHALL")
+    yield link
+    link.close()
+
+
+@pytest.fixture
+def settings(redis_url: str) -> Settings:
+    return Settings(
+        redis=RedisSettings(url=redis_url), pool=PoolSettings(host="box", var_dir="/tmp/nowhere/var"), root="/tmp/nowhere",
+        models={"tiny": ModelSettings("tiny", slots=2)},
+    )  # fmt: skip
+
+
+SERVER = RedisStatus(url="", version="6.2.14", policy="noeviction", used_bytes=1, max_bytes=100)
+
+
+def model(**changes: object) -> ModelStatus:
+    plain = ModelStatus(
+        name="tiny", version="1", wanted=2, ready=2, depth={"high": 0, "normal": 0, "low": 0}, delayed=0, claimed=0,
+        dead=0, oldest_age_ms=None, bytes=0, stored_bytes=0, max_jobs=100, max_bytes=1000, ended={},
+    )  # fmt: skip
+    return msgspec.structs.replace(plain, **changes)
+
+
+def problems(settings: Settings, *models: ModelStatus, slots: tuple[SlotStatus, ...] = ()) -> list[str]:
+    return [f"{one.level} {one.text} -> {one.mend}" for one in find_problems(SERVER, models, slots, settings)]
+
+
+def test_a_snapshot_reads_queues_slots_exits_and_counters(link: Link, settings: Settings) -> None:
+    limits = spec.Limits(max_jobs=10, max_bytes=1000)
+    spec.publish(link, spec.ModelSpec("tiny", "7", "bytes", (), (), 8), limits)
+    link.call("XADD", keys.lane("tiny", "high"), "*", "b", "job")
+    link.call("XADD", keys.lane("tiny", "low"), "1-1", "b", "old job")
+    link.call("XGROUP", "CREATE", keys.lane("tiny", "low"), keys.GROUP, "0")
+    link.call("XREADGROUP", "GROUP", keys.GROUP, "me", "STREAMS", keys.lane("tiny", "low"), ">")
+    link.call("ZADD", keys.delayed("tiny"), 5, "later")
+    link.call("HSET", keys.counters("tiny"), "bytes", 70, "stored_bytes", 30, "done", 4, "failed", 1)
+    roster.want(link, "box", "tiny", 2)
+    for number in (0, 1):
+        roster.assign(link, "box", number, Assignment("tiny", "/artifact"))
+    state = {"name": "box/0", "model": "tiny", "state": "ready", "pid": 12, "mean_batch": 3.5, "device_bytes": ""}
+    link.call(*roster.announce("box/0", state))
+    link.call("ZADD", keys.ready("tiny"), "9" * 14, "box/0")
+    roster.record_exit(link, "box/0", "max_jobs", "50 000 jobs", 50_000)
+    roster.record_exit(link, "box/0", "hang", "silent for 60 s", 3)
+
+    found = status.read(link, settings)
+
+    tiny = found.models[0]
+    assert (tiny.version, tiny.ready, tiny.wanted, tiny.claimed, tiny.delayed) == ("7", 1, 2, 1, 1)
+    assert tiny.depth == {"high": 1, "normal": 0, "low": 1}
+    assert tiny.oldest_age_ms == found.at_ms - 1
+    assert (tiny.jobs, tiny.max_jobs, tiny.ended["done"]) == (3, 10, 4)
+    first, second = found.slots
+    assert (first.state, first.is_ready, first.pid, first.mean_batch, first.device_bytes) == (
+        "ready",
+        True,
+        12,
+        3.5,
+        None,
+    )
+    assert (first.last_exit, first.restarts) == ("hang", {"max_jobs": 1, "hang": 1})
+    assert (second.number, second.state, second.model) == (1, "silent", "tiny")
+    assert table.slots(found)[1].split()[:3] == ["box/0", "tiny", "ready"]
+    assert msgspec.json.decode(msgspec.json.encode(found))["models"][0]["depth"]["high"] == 1
+
+
+def test_an_empty_redis_is_a_snapshot_too(link: Link, settings: Settings) -> None:
+    found = status.read(link, settings)
+    assert found.models[0].oldest_age_ms is None
+    assert found.slots == ()
+
+
+def test_a_redis_that_is_away_is_a_problem_and_not_an_error(settings: Settings) -> None:
+    away = msgspec.structs.replace(settings, redis=RedisSettings(url="unix:///tmp/no-such.sock"))
+    found = status.snapshot(away)
+    assert found.redis is None
+    assert any("Redis does not answer" in one.text for one in found.problems)
+
+
+def test_jobs_that_wait_without_a_slot_come_before_all_else(settings: Settings) -> None:
+    found = problems(
+        settings, model(name="full", depth={"high": 90, "normal": 0, "low": 0}, dead=3),
+        model(ready=0, depth={"high": 0, "normal": 5, "low": 0}),
+    )  # fmt: skip
+    assert found[0] == "error tiny: 5 jobs wait and no slot is ready -> penstock up"
+    assert found[1].startswith("error full: the queue is 90% full")
+    assert found[2].startswith("warning full: 3 jobs were given up -> redis-cli")
+
+
+def test_a_slot_that_cannot_load_is_shown_with_its_reason(settings: Settings) -> None:
+    failing = SlotStatus("box/3", 3, "tiny", "backing off", False, reason="load_failed: no such device")
+    assert problems(settings, model(), slots=(failing,)) == [
+        "error slot 3 (tiny) backing off: load_failed: no such device -> "
+        "penstock doctor; see /tmp/nowhere/var/log/slot_03.log"
+    ]
+
+
+def test_a_slot_that_is_loading_is_no_error(settings: Settings) -> None:
+    loading = SlotStatus("box/0", 0, "tiny", "loading", False)
+    found = problems(settings, model(ready=1), slots=(loading,))
+    assert found == ["warning tiny: 1 of 2 wanted slots are ready, 1 on the way -> penstock status"]
+
+
+def test_a_redis_that_evicts_is_the_worst_of_all(settings: Settings) -> None:
+    evicting = msgspec.structs.replace(SERVER, policy="allkeys-lru", used_bytes=90)
+    found = find_problems(evicting, (model(ready=0, delayed=1),), (), settings)
+    assert found[0].text == "Redis may drop jobs: maxmemory-policy is allkeys-lru"
+    assert found[0].mend.endswith("CONFIG SET maxmemory-policy noeviction")
+    assert "90% full" in found[-1].text
+
+
+def test_a_pool_in_order_has_no_problems(settings: Settings) -> None:
+    assert problems(settings, model()) == []
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1_500_000, "1.5 MB"), (None, "-")])
+def test_sizes_are_short(count: int | None, text: str) -> None:
+    assert table.size(count) == text
+
+
+@pytest.mark.parametrize(("ms", "text"), [(12, "12 ms"), (3400, "3.4 s"), (600_000, "10 min"), (None, "-")])
+def test_ages_are_short(ms: int | None, text: str) -> None:
+    assert table.age(ms) == text

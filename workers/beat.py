@@ -1,0 +1,116 @@
+"""The slot's second thread: announces it, renews its leases, moves delayed jobs, sweeps for dead hosts.
+
+Its own connection, so that a blocked read never stops the beat. It renews leases only while the loop makes progress: a
+slot that hangs loses its leases like one that died. It never claims, settles or touches a payload.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from broker import roster
+from broker.connection import LOST, Command, Link, is_missing_group
+from broker.queue import Queue
+from broker.settings import SlotSettings
+from workers.board import Board
+
+TICK_S = 0.25
+READY_MS = 5_000  # a slot that beats no more counts as not ready after this
+FAILING_MS = 300_000
+STUCK_S = 10.0  # a loop that made no progress for so long is stuck, whatever the engine does
+
+log = structlog.get_logger()
+
+
+class Beat(threading.Thread):
+    """Runs until `stop`. Losing Redis is not its affair: it tries again each tick, the loop decides."""
+
+    def __init__(
+        self,
+        *,
+        board: Board,
+        queue: Queue,
+        link: Link,
+        settings: SlotSettings,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(name="beat", daemon=True)
+        self._board = board
+        self._queue = queue
+        self._link = link
+        self._settings = settings
+        self._clock = clock
+        self._over = threading.Event()
+        self._soon = threading.Event()
+        self._next_beat = self._next_renewal = 0.0
+        self._next_sweep = clock() + settings.lease_s / 2
+
+    def run(self) -> None:
+        while not self._over.is_set():
+            try:
+                if self._link.fileno() < 0:
+                    self._link.connect()
+                self.tick(self._clock())
+            except LOST:
+                self._link.close()
+            except Exception as error:  # the thread's edge: a beat that dies would cost the slot its leases
+                if not is_missing_group(error):
+                    log.warning("beat failed", slot=self._board.name, error=str(error), retry_in_s=TICK_S)
+            self._soon.wait(TICK_S)
+            self._soon.clear()
+        self._link.close()
+
+    def hurry(self) -> None:
+        """Beats now: the state changed and somebody may be waiting for it."""
+        self._next_beat = 0.0
+        self._soon.set()
+
+    def stop(self) -> None:
+        """Beats no more, and waits for the thread."""
+        self._over.set()
+        self._soon.set()
+        self.join(5)
+
+    def tick(self, now: float) -> None:
+        """What is due at monotonic time `now`, in one round trip."""
+        board, settings = self._board, self._settings
+        is_stuck = bool(board.progress_at) and now - board.progress_at > STUCK_S
+        commands: list[Command] = []
+        if board.model and not is_stuck:
+            commands.append(self._queue.move())
+        if now >= self._next_beat:
+            self._next_beat = now + settings.beat_s
+            commands.append(roster.announce(board.name, board.fields()))
+            if board.model:
+                leases: list[tuple[int, bytes]] = []
+                if now >= self._next_renewal and not is_stuck:
+                    self._next_renewal = now + settings.lease_s / 3
+                    leases = [(lane, entry) for entry, lane in list(board.held.items())]
+                commands.append(
+                    self._queue.pulse(
+                        board.name,
+                        leases,
+                        ready_ms=READY_MS if board.is_ready and not is_stuck else 0,
+                        failing_ms=FAILING_MS if board.is_failing else 0,
+                        frees_place=board.frees_place,
+                    )
+                )
+        if board.model and now >= self._next_sweep:
+            self._next_sweep = now + settings.lease_s / 2
+            commands.append(self._queue.sweep(lease_ms=round(settings.lease_s * 1000)))
+        if commands:
+            self._answer(self._link.call_all(commands))
+
+    def _answer(self, replies: list[Any]) -> None:
+        for reply in replies:
+            if isinstance(reply, Exception):
+                if "NOSCRIPT" in str(reply):
+                    self._link.reload()
+                    self._next_beat = 0.0
+                elif not is_missing_group(reply):
+                    raise reply

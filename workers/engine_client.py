@@ -1,0 +1,215 @@
+"""The slot's view of its engine: spawn it, write batches into slabs, send, collect, kill. Two kinds, one shape.
+
+`EngineProcess` is the real one. `InlineEngine` runs the model in the slot's own process, so that a debugger steps into it
+and tests need no spawn.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import select
+import socket
+import time
+from typing import Protocol
+
+from broker.errors import ArtifactError
+from workers import exchange
+from workers.artifact import Artifact
+from workers.exchange import FromEngine, LoadFailed, Measure, Measured, Ran, Ready, Run
+from workers.forward import slab_bytes
+from workers.slabs import Slab
+
+SLABS = 2  # one runs while the next is filled
+KILL_WAIT_S = 5.0
+
+
+class EngineDied(Exception):
+    """Raised when the engine is gone; the text says how it went."""
+
+
+class Engine(Protocol):
+    """What the slot needs of an engine."""
+
+    slabs: list[Slab]
+
+    def start(self) -> None:
+        """Begins loading; `poll_ready` tells when it is done."""
+
+    def poll_ready(self) -> Ready | None:
+        """The readiness message once it came. Raises ArtifactError when the model cannot be served, EngineDied."""
+
+    def fileno(self) -> int:
+        """For poll; -1 when answers are there at once."""
+
+    def send(self, message: Run | Measure) -> None:
+        """Hands a message over without waiting. Raises EngineDied."""
+
+    def collect(self) -> Ran | Measured:
+        """The next answer, waiting for it. Raises EngineDied."""
+
+    def kill(self) -> bool:
+        """Ends it at once; False when it survives SIGKILL (the driver holds it)."""
+
+    @property
+    def pid(self) -> int: ...
+
+
+def make_slabs(artifact: Artifact, *, max_rows: int, raw_bytes: int) -> list[Slab]:
+    """The slabs of one slot, sized by the manifest for the largest batch."""
+    input_bytes, output_bytes = slab_bytes(artifact.spec, max_rows, raw_bytes=raw_bytes)
+    return [Slab(input_bytes=input_bytes, output_bytes=output_bytes) for _ in range(SLABS)]
+
+
+class EngineProcess:
+    """A spawned engine. Start it from the main thread: the parent-death signal follows the thread."""
+
+    def __init__(
+        self, artifact: Artifact, *, slabs: list[Slab], device: str, threads: int, row_buckets: tuple[int, ...]
+    ) -> None:
+        self.slabs = slabs
+        self._artifact = artifact
+        self._device = device
+        self._threads = threads
+        self._row_buckets = row_buckets
+        self._end: socket.socket | None = None
+        self._process: multiprocessing.process.BaseProcess | None = None
+
+    def start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = exchange.pair()
+        sizes = (self.slabs[0].input_bytes, self.slabs[0].output_bytes)
+        self._process = context.Process(
+            target=_enter,
+            args=(
+                str(self._artifact.folder), self._device, self._threads, self._row_buckets, sizes,
+                [_Passed(slab.fd) for slab in self.slabs], _Passed(theirs.fileno()), os.getpid(),
+            ),
+            name="penstock-engine",
+            daemon=True,
+        )  # fmt: skip
+        self._process.start()
+        theirs.close()
+        self._end = ours
+
+    def poll_ready(self) -> Ready | None:
+        assert self._end is not None
+        poller = select.poll()
+        poller.register(self._end, select.POLLIN)
+        if not poller.poll(0):
+            return None
+        message = self._read()
+        if isinstance(message, LoadFailed):
+            raise ArtifactError(message.text)
+        assert isinstance(message, Ready)
+        return message
+
+    def fileno(self) -> int:
+        return self._end.fileno() if self._end is not None else -1
+
+    def send(self, message: Run | Measure) -> None:
+        assert self._end is not None
+        try:
+            self._end.send(exchange.encode(message))
+        except OSError:
+            raise EngineDied(self._epitaph()) from None
+
+    def collect(self) -> Ran | Measured:
+        message = self._read()
+        assert isinstance(message, Ran | Measured)
+        return message
+
+    def kill(self) -> bool:
+        if self._process is None or self._process.pid is None:
+            return True
+        self._process.kill()
+        self._process.join(KILL_WAIT_S)
+        return self._process.exitcode is not None
+
+    @property
+    def pid(self) -> int:
+        return (self._process.pid or 0) if self._process is not None else 0
+
+    def _read(self) -> FromEngine:
+        assert self._end is not None
+        message = exchange.read_for_slot(self._end)
+        if message is None:
+            raise EngineDied(self._epitaph())
+        return message
+
+    def _epitaph(self) -> str:
+        assert self._process is not None
+        self._process.join(1.0)
+        code = self._process.exitcode
+        if code is None:
+            return "the engine closed its socket but lives"
+        return f"the engine died of signal {-code}" if code < 0 else f"the engine exited with code {code}"
+
+
+class _Passed:
+    """A descriptor handed to the child: pickled as a duplicate that spawn passes on."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        from multiprocessing import reduction
+
+        return _detach, (reduction.DupFd(self.fd),)
+
+
+def _detach(duplicate: object) -> int:
+    return duplicate.detach()  # type: ignore[attr-defined, no-any-return]  # multiprocessing's DupFd is untyped
+
+
+def _enter(*args: object) -> None:
+    from workers import engine
+
+    engine.main(*args)  # type: ignore[arg-type]  # Process passes what start() built
+
+
+class InlineEngine:
+    """The engine in the slot's process, for debugging and tests: answers are there as soon as a message is sent."""
+
+    def __init__(
+        self, artifact: Artifact, *, slabs: list[Slab], device: str, threads: int, row_buckets: tuple[int, ...]
+    ) -> None:
+        self.slabs = slabs
+        self._artifact = artifact
+        self._device = device
+        self._threads = threads
+        self._row_buckets = row_buckets
+        self._answers: list[Ran | Measured] = []
+
+    def start(self) -> None:
+        from workers import engine
+
+        self._engine = engine
+        self._began = time.monotonic()
+        self._forward = engine.load_forward(
+            str(self._artifact.folder), device=self._device, threads=self._threads, slabs=self.slabs
+        )
+
+    def poll_ready(self) -> Ready | None:
+        times = self._engine.warm(self._forward, self._artifact.spec, self._row_buckets)
+        usage = self._engine.measure(self._forward)
+        return Ready(os.getpid(), self._forward.backend.device, time.monotonic() - self._began, usage, times)
+
+    def fileno(self) -> int:
+        return -1
+
+    def send(self, message: Run | Measure) -> None:
+        if isinstance(message, Run):
+            self._answers.append(self._forward.run(message))
+        else:
+            self._answers.append(self._engine.measure(self._forward))
+
+    def collect(self) -> Ran | Measured:
+        return self._answers.pop(0)
+
+    def kill(self) -> bool:
+        return True
+
+    @property
+    def pid(self) -> int:
+        return os.getpid()

@@ -1,0 +1,200 @@
+"""Runs one message of the exchange against a backend and the slabs. Lives in the engine; knows nothing of Redis or jobs.
+
+Tensors: views of the slab go straight into the backend. Raw input: the artifact's pipeline makes tensors of it first, and
+an item it refuses fails alone. Outputs are checked against their bounds and written to the slab, as tensors or, after
+`postprocess`, as one msgpack value per row.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+
+from broker.codec import ITEM_BYTES
+from broker.spec import ModelSpec, TensorSpec
+from workers.backends import Arrays, Backend
+from workers.exchange import Note, Ran, Run
+from workers.slabs import Slab, layout
+
+Columns = tuple[tuple[str, str, tuple[int, ...]], ...]
+NOTE_CHARACTERS = 300
+
+
+class Pipeline(Protocol):
+    """The artifact's own Python: both functions are optional."""
+
+    preprocess: Callable[[list[Any]], list[dict[str, Any] | Exception]] | None
+    postprocess: Callable[[Arrays, int], list[Any]] | None
+
+
+def input_columns(spec: ModelSpec, dims: Sequence[int]) -> Columns:
+    """(name, dtype, per-row shape) of the inputs, padded to `dims` (sizes of the varying dimensions, by name order)."""
+    varying = sorted({dim for tensor in spec.inputs for dim in tensor.shape if isinstance(dim, str)})
+    sizes = dict(zip(varying, dims, strict=True))
+    return tuple(
+        (tensor.name, tensor.dtype, tuple(sizes[dim] if isinstance(dim, str) else dim for dim in tensor.shape))
+        for tensor in spec.inputs
+    )
+
+
+class Forward:
+    """A backend with its slabs. `run` never raises for what a model or its pipeline does."""
+
+    def __init__(self, spec: ModelSpec, backend: Backend, slabs: Sequence[Slab], pipeline: Pipeline | None) -> None:
+        self.backend = backend
+        self._spec = spec
+        self._slabs = slabs
+        self._preprocess = getattr(pipeline, "preprocess", None)
+        self._postprocess = getattr(pipeline, "postprocess", None)
+        self._bounded = [tensor for tensor in spec.outputs if tensor.is_bounded]
+        self._views: dict[tuple[int, int, tuple[int, ...]], Arrays] = {}
+        self._out_views: dict[tuple[int, int, Columns], tuple[Arrays, int]] = {}
+
+    def run(self, message: Run) -> Ran:
+        """One forward; what went wrong stands in the answer."""
+        began = time.perf_counter()
+        notes: list[Note] = []
+        try:
+            if message.lengths is None:
+                key = (message.slab, message.bucket, message.dims)
+                inputs = self._views.get(key)
+                if inputs is None:
+                    places, _ = layout(input_columns(self._spec, message.dims), message.bucket)
+                    inputs = self._views[key] = self._slabs[message.slab].inputs(places)
+            else:
+                inputs = self._make_tensors(message, notes)
+            outputs = self.backend.run(inputs)
+            forward_ms = (time.perf_counter() - began) * 1e3
+            if self._bounded:
+                self._check_bounds(outputs, message.rows, notes)
+            if self._postprocess is not None:
+                return self._write_values(message, self._postprocess(outputs, message.rows), forward_ms, notes)
+            return self._write_tensors(message, outputs, forward_ms, notes)
+        except Exception as error:  # the process edge: whatever a model raises must reach its jobs, not end the engine
+            text = f"{type(error).__name__}: {error}"[:2000]
+            return Ran(message.seq, (time.perf_counter() - began) * 1e3, notes=notes, error=text, reason="model_error")
+
+    # --- raw input --------------------------------------------------------------------------
+
+    def _make_tensors(self, message: Run, notes: list[Note]) -> Arrays:
+        assert message.lengths is not None and self._preprocess is not None
+        region = self._slabs[message.slab].input
+        items: list[Any] = []
+        at = 0
+        for length in message.lengths:
+            raw = bytes(region[at : at + length])
+            items.append(raw.decode() if self._spec.takes == "text" else raw)
+            at += length
+        made = self._preprocess(items)
+        if len(made) != len(items):
+            raise ValueError(f"preprocess gave {len(made)} results for {len(items)} items")
+        good: list[tuple[int, dict[str, Any]]] = []
+        for row, one in enumerate(made):
+            if isinstance(one, Exception):
+                notes.append(Note(row, True, "input_error", f"{type(one).__name__}: {one}"[:NOTE_CHARACTERS]))
+            else:
+                good.append((row, one))
+        columns = input_columns(self._spec, self._dims_of([one for _, one in good]))
+        arrays: Arrays = {}
+        for (name, dtype, shape), tensor in zip(columns, self._spec.inputs, strict=True):
+            array: np.ndarray[Any, Any] = np.full((message.bucket, *shape), tensor.pad_value, dtype=dtype)
+            for row, one in good:
+                value = np.asarray(one[name])
+                array[(row, *[slice(size) for size in value.shape])] = value
+            arrays[name] = array
+        return arrays
+
+    def _dims_of(self, rows: list[dict[str, Any]]) -> tuple[int, ...]:
+        sizes: dict[str, int] = {}
+        for tensor in self._spec.inputs:
+            for axis, dim in enumerate(tensor.shape):
+                if isinstance(dim, str):
+                    largest = max((np.asarray(row[tensor.name]).shape[axis] for row in rows), default=1)
+                    sizes[dim] = max(sizes.get(dim, 1), largest)
+        dims = []
+        for name in sorted(sizes):
+            buckets = self._spec.buckets[name]
+            at = bisect_left(buckets, sizes[name])
+            if at == len(buckets):
+                raise ValueError(f"dimension {name!r} became {sizes[name]}, the largest bucket is {buckets[-1]}")
+            dims.append(buckets[at])
+        return tuple(dims)
+
+    # --- outputs ----------------------------------------------------------------------------
+
+    def _check_bounds(self, outputs: Arrays, rows: int, notes: list[Note]) -> None:
+        for tensor in self._bounded:
+            for row, text in broken_rows(tensor, outputs[tensor.name][:rows]):
+                notes.append(Note(row, tensor.on_violation == "refuse", "output_out_of_bounds", text))
+
+    def _write_tensors(self, message: Run, outputs: Arrays, forward_ms: float, notes: list[Note]) -> Ran:
+        columns = tuple((name, str(array.dtype), array.shape[1:]) for name, array in outputs.items())
+        key = (message.slab, message.bucket, columns)
+        known = self._out_views.get(key)
+        slab = self._slabs[message.slab]
+        if known is None:
+            unknown = [dtype for _, dtype, _ in columns if dtype not in ITEM_BYTES]
+            if unknown:
+                raise TypeError(f"the model gives {unknown[0]}, which results cannot carry; cast it in the model")
+            places, size = layout(columns, message.bucket)
+            if size > slab.output_bytes:
+                raise MemoryError(f"outputs take {size} bytes, {slab.output_bytes} were foreseen by the manifest's shapes")
+            known = self._out_views[key] = (slab.outputs(places), size)
+        views, _ = known
+        rows = message.rows
+        for name, array in outputs.items():
+            views[name][:rows] = array[:rows]
+        return Ran(message.seq, forward_ms, columns=columns, notes=notes)
+
+    def _write_values(self, message: Run, values: list[Any], forward_ms: float, notes: list[Note]) -> Ran:
+        if len(values) < message.rows:
+            raise ValueError(f"postprocess gave {len(values)} values for {message.rows} rows")
+        region = self._slabs[message.slab].output
+        lengths, at = [], 0
+        for row, value in enumerate(values[: message.rows]):
+            raw = msgspec.msgpack.encode(value)
+            if at + len(raw) > len(region):
+                notes.append(Note(row, True, "output_too_large", f"the value takes {len(raw)} bytes, no room is left"))
+                raw = b""
+            region[at : at + len(raw)] = raw
+            lengths.append(len(raw))
+            at += len(raw)
+        return Ran(message.seq, forward_ms, value_lengths=lengths, notes=notes)
+
+
+def broken_rows(tensor: TensorSpec, array: np.ndarray[Any, Any]) -> list[tuple[int, str]]:
+    """Rows of `array` [rows, ...] that break the tensor's bounds, each with what is wrong."""
+    flat = array.reshape(array.shape[0], -1)
+    found: dict[int, str] = {}
+    if tensor.finite and flat.dtype.kind == "f":
+        for row in np.flatnonzero(~np.isfinite(flat).all(axis=1)):
+            found[int(row)] = f"{tensor.name} holds NaN or infinity"
+    for bound, is_broken in ((tensor.minimum, np.less), (tensor.maximum, np.greater)):
+        if bound is not None:
+            for row in np.flatnonzero(is_broken(flat, bound).any(axis=1)):
+                found.setdefault(int(row), f"{tensor.name} lies outside {tensor.minimum}..{tensor.maximum}")
+    return sorted(found.items())
+
+
+def slab_bytes(spec: ModelSpec, max_rows: int, *, raw_bytes: int) -> tuple[int, int]:
+    """Bytes of the input and output regions that hold the largest batch. Varying dimensions count at their largest."""
+    largest = {name: buckets[-1] for name, buckets in spec.buckets.items()}
+    dims = [largest[name] for name in sorted({d for t in spec.inputs for d in t.shape if isinstance(d, str)})]
+    _, input_bytes = layout(input_columns(spec, dims), max_rows)
+    if spec.takes != "tensors":
+        input_bytes = raw_bytes
+    outputs = [
+        (tensor.name, tensor.dtype, tuple(largest[dim] if isinstance(dim, str) else dim for dim in tensor.shape))
+        for tensor in spec.outputs
+    ]
+    _, output_bytes = layout(outputs, max_rows)
+    if spec.has_postprocess:
+        output_bytes = max(output_bytes, max_rows * 4096)
+    return input_bytes, output_bytes
+
+

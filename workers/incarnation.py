@@ -1,0 +1,102 @@
+"""One life of a slot on its host: the lock that proves the one before dead, and the note it leaves for the next.
+
+The lock is held for life by flock, so the kernel frees it however the process ends. The note says how the life went; a
+life that left no word was killed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import time
+from pathlib import Path
+
+import msgspec
+
+from broker.errors import ConfigError
+
+LOCK_WAIT_S = 10.0
+BACK_OFF_MOST_S = 60.0
+
+
+class Note(msgspec.Struct):
+    """What stands in var/slot-N.json. `fruitless` counts deaths in a row with nothing settled since ready."""
+
+    incarnation: str = ""
+    pid: int = 0
+    model: str = ""
+    exit: str = ""
+    has_settled: bool = False
+    fruitless: int = 0
+
+
+class Incarnation:
+    """Holds the slot's lock. Raises ConfigError when another process holds it for longer than LOCK_WAIT_S."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.id = f"{os.getpid():x}-{secrets.token_hex(3)}"
+        self._path = folder / f"slot-{number}.json"
+        self._lock = os.open(folder / f"slot-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"slot {number} already runs on this host ({folder}/slot-{number}.lock is held); "
+                        "one supervisor per var folder: see `penstock status`"
+                    ) from None
+                time.sleep(0.05)
+        self.before = self._read()
+        self.note = Note(incarnation=self.id, pid=os.getpid(), fruitless=self._fruitless())
+        self._write()
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether the life before left no word."""
+        return bool(self.before.incarnation) and not self.before.exit
+
+    def back_off_s(self) -> float:
+        """How long to wait before loading: 0 after a good life, doubling with each fruitless death."""
+        return min(BACK_OFF_MOST_S, 2.0 ** (self.note.fruitless - 1)) if self.note.fruitless else 0.0
+
+    def begin(self, model: str) -> None:
+        """Notes what this life serves."""
+        self.note.model = model
+        self._write()
+
+    def settled(self) -> None:
+        """Notes once that something was settled: a later death is no reason to back off."""
+        if not self.note.has_settled:
+            self.note.has_settled = True
+            self.note.fruitless = 0
+            self._write()
+
+    def end(self, reason: str, *, is_fault: bool) -> None:
+        """Leaves the last word."""
+        self.note.exit = reason
+        if not is_fault:
+            self.note.fruitless = 0
+            self.note.has_settled = True
+        self._write()
+
+    def _fruitless(self) -> int:
+        is_new = not self.before.incarnation
+        return 0 if is_new or self.before.has_settled else self.before.fruitless + 1
+
+    def _read(self) -> Note:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=Note)
+        except (OSError, msgspec.DecodeError):
+            return Note()
+
+    def _write(self) -> None:
+        fresh = self._path.with_suffix(".new")
+        fresh.write_bytes(msgspec.json.encode(self.note))
+        fresh.replace(self._path)
+
+

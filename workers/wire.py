@@ -1,0 +1,61 @@
+"""A Link with several commands under way: each reply finds the handler it was sent with, in order.
+
+A script the server forgot is loaded and run again. What was under way when the connection broke is forgotten: the slot
+knows what is safe to repeat.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from redis.exceptions import NoScriptError, ResponseError
+
+from broker.connection import SCRIPTS, Command, Link
+
+Handler = Callable[[Any], None]
+
+
+class Wire:
+    """Commands with handlers. Handlers get the reply, or the ResponseError Redis answered with."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self._under_way: deque[tuple[Command, Handler]] = deque()
+
+    def __len__(self) -> int:
+        """How many replies are awaited."""
+        return len(self._under_way)
+
+    def send(self, *pairs: tuple[Command, Handler]) -> None:
+        """Sends without waiting. Raises one of connection.LOST."""
+        self._under_way.extend(pairs)
+        self.link.send(*(command for command, _ in pairs))
+
+    def pump(self) -> None:
+        """Reads every reply that is there, at least one. Raises one of connection.LOST."""
+        self._read_one()
+        while self._under_way and self.link.has_reply():
+            self._read_one()
+
+    def forget(self) -> None:
+        """Drops what was under way: its replies will never come."""
+        self._under_way.clear()
+
+    def _read_one(self) -> None:
+        try:
+            reply: Any = self.link.read()
+        except NoScriptError:
+            command, handler = self._under_way.popleft()
+            loads = [(("SCRIPT", "LOAD", source), _ignore) for source, _ in SCRIPTS.values()]
+            self.send(*loads, (command, handler))
+            return
+        except ResponseError as error:
+            reply = error
+        _, handler = self._under_way.popleft()
+        handler(reply)
+
+
+def _ignore(_: Any) -> None:
+    return None
