@@ -30,9 +30,7 @@ as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON for p
 class _Commands(click.Group):
     """Commands of our own, and those that live in other packages: imported when asked for."""
 
-    elsewhere: ClassVar = {
-        "submit": ("producer.cli", "submit", "Submit one job or a file of jobs and print the results.")
-    }
+    elsewhere: ClassVar = {"submit": ("producer.cli", "submit", "Submit one job to a model and print its result.")}
 
     def list_commands(self, context: click.Context) -> list[str]:
         return [*super().list_commands(context), *self.elsewhere]

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from broker import roster
-from broker.connection import LOST
+from broker.connection import LOST, Link
 from broker.errors import RedisUnavailable, SupervisorError
 from broker.settings import Settings
 from operators.reach import reach
@@ -29,31 +29,30 @@ def wait_until_ready(settings: Settings, numbers: Iterable[int], *, timeout_s: f
     all that are left have said that they cannot load."""
     supervisor = Supervisor(settings)
     deadline = time.monotonic() + timeout_s
-    since_ms = _redis_ms(settings)
-    left = set(numbers)
-    said_at = time.monotonic()
-    while left:
-        try:
-            troubles = _not_ready(settings, supervisor, left, since_ms)
-        except (*LOST, RedisUnavailable):  # it may be restarting; the deadline bounds it
-            troubles = dict.fromkeys(left, _Trouble("Redis does not answer", is_final=False))
-        left = set(troubles)
-        is_over = time.monotonic() > deadline
-        if left and (is_over or all(trouble.is_final for trouble in troubles.values())):
-            lines = "; ".join(f"slot {number}: {trouble.text}" for number, trouble in sorted(troubles.items()))
-            after = f" within {timeout_s:g} s" if is_over else ""
-            raise SupervisorError(
-                f"{count_of(len(left), 'slot')} not ready{after}: {lines}; the pool stays up, "
-                f"see `penstock status` and {settings.var / 'log'}"
-            )
-        if left:
-            if time.monotonic() - said_at > SAY_EVERY_S:
-                said_at = time.monotonic()
-                say(
-                    f"waiting for {count_of(len(left), 'slot')}: "
-                    + "; ".join(sorted({t.text for t in troubles.values()}))
-                )
-            time.sleep(POLL_S)
+    link = reach(settings)
+    since_ms = _now_ms(link)
+    say_at = time.monotonic() + SAY_EVERY_S
+    troubles = dict.fromkeys(numbers, _Trouble("not asked yet", is_final=False))
+    try:
+        while troubles:
+            try:
+                if link.fileno() < 0:
+                    link.connect()
+                troubles = _not_ready(link, supervisor, troubles, since_ms)
+            except (*LOST, RedisUnavailable):  # it may be restarting; the deadline bounds it
+                link.close()
+                troubles = dict.fromkeys(troubles, _Trouble("Redis does not answer", is_final=False))
+            is_over = time.monotonic() > deadline
+            if troubles and (is_over or all(trouble.is_final for trouble in troubles.values())):
+                raise SupervisorError(_told(settings, troubles, f" within {timeout_s:g} s" if is_over else ""))
+            if troubles and time.monotonic() > say_at:
+                say_at = time.monotonic() + SAY_EVERY_S
+                texts = sorted({trouble.text for trouble in troubles.values()})
+                say(f"waiting for {count_of(len(troubles), 'slot')}: {'; '.join(texts)}")
+            if troubles:
+                time.sleep(POLL_S)
+    finally:
+        link.close()
 
 
 def last_line(path: str | Path) -> str:
@@ -77,21 +76,24 @@ class _Trouble(msgspec.Struct, frozen=True):
     is_final: bool  # it will not become ready without a change
 
 
-def _not_ready(
-    settings: Settings, supervisor: Supervisor, numbers: Iterable[int], since_ms: int
-) -> dict[int, _Trouble]:  # fmt: skip
-    link = reach(settings)
-    try:
-        given = roster.assignments(link, settings.host)
-        states = roster.slots(link)
-        exits = {one.slot: one for one in reversed(roster.exits(link, 50)) if one.at_ms >= since_ms}
-        ready = {name for model in {one.model for one in given.values()} for name in roster.ready(link, model)}
-    finally:
-        link.close()
+def _told(settings: Settings, troubles: dict[int, _Trouble], when: str) -> str:
+    lines = "; ".join(f"slot {number}: {trouble.text}" for number, trouble in sorted(troubles.items()))
+    return (
+        f"{count_of(len(troubles), 'slot')} not ready{when}: {lines}; the pool stays up, "
+        f"see `penstock status` and {settings.var / 'log'}"
+    )
+
+
+def _not_ready(link: Link, supervisor: Supervisor, numbers: Iterable[int], since_ms: int) -> dict[int, _Trouble]:
+    host = supervisor.settings.host
+    states = roster.slots(link)
+    exits = {one.slot: one for one in reversed(roster.exits(link, 50)) if one.at_ms >= since_ms}
+    models = {given.model for given in roster.assignments(link, host).values()}
+    ready = {name for model in models for name in roster.ready(link, model)}
     programs = supervisor.slots()
     troubles = {}
     for number in numbers:
-        name = roster.slot_name(settings.host, number)
+        name = roster.slot_name(host, number)
         program, state = programs[number], states.get(name, {})
         # What an earlier incarnation wrote lives on for seconds; only the process supervisord runs now counts.
         is_current = state.get("pid") == str(program.pid)
@@ -110,8 +112,6 @@ def _not_ready(
     return troubles
 
 
-def _redis_ms(settings: Settings) -> int:
-    link = reach(settings)
+def _now_ms(link: Link) -> int:
     seconds, micros = link.call("TIME")
-    link.close()
     return int(seconds) * 1000 + int(micros) // 1000

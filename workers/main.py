@@ -54,6 +54,7 @@ class Life:
         self.name = roster.slot_name(settings.host, number)
         self.is_inline = is_inline
         self.is_stopping = False
+        self.has_ended = False
         self.slot: Slot | None = None
         self.engine: Engine | None = None
         self.beat: Beat | None = None

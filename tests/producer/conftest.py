@@ -50,9 +50,9 @@ def link(redis_url: str) -> Iterator[Link]:
 def publish(link: Link) -> Callable[..., None]:
     """Publishes the model; `max_jobs` and so on are limits, all else replaces a field of its spec."""
 
-    def publish(*, limits: Limits = Limits(), **changes: Any) -> None:
+    def publish(*, limits: Limits | None = None, **changes: Any) -> None:
         published = model_spec(**changes)
-        spec.publish(link, published, limits)
+        spec.publish(link, published, limits or Limits())
         Queue(published.name, "none").ensure_groups(link)
 
     publish()

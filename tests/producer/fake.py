@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -36,10 +36,11 @@ def model_spec(**changes: Any) -> ModelSpec:
     return ModelSpec(**(fields | changes))
 
 
-Act = Callable[[Job, np.ndarray], Any]
+Rows: TypeAlias = np.ndarray[Any, Any]
+Act: TypeAlias = Callable[[Job, Rows], Any]
 
 
-def double(job: Job, rows: np.ndarray) -> bytes:
+def double(job: Job, rows: Rows) -> bytes:
     """An outcome with y = 2x."""
     columns = codec.pack_columns([("y", "float32", tuple(rows.shape[1:]))])
     return done(job, codec.pack_outcome_descriptor("1", job.rows, columns), (rows * 2).tobytes())

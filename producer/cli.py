@@ -1,0 +1,111 @@
+"""`penstock submit`: one job from a file or a text, its result on the screen. Mounted by operators.cli."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+import numpy as np
+
+from broker.errors import InvalidInput, PenstockError
+from broker.messages import LANES
+from broker.settings import load
+from producer.client import Producer
+
+if TYPE_CHECKING:
+    from producer.results import Result
+
+
+@click.command()
+@click.argument("model")
+@click.option("--input", "tensors", metavar="FILE", help="Tensors: .npy, .npz, .json (a list, or name to list), - for stdin.")
+@click.option("--file", "file", metavar="PATH", help="Raw bytes for the model's preprocess; - for stdin.")
+@click.option("--text", metavar="TEXT", help="Text for the model's preprocess.")
+@click.option("--lane", type=click.Choice(LANES), default="normal", show_default=True, help="Priority.")
+@click.option("--deadline", "deadline_s", type=float, metavar="SECONDS", help="Its forward must begin within.")
+@click.option("--timeout", "timeout_s", type=float, default=60.0, show_default=True, metavar="SECONDS", help="Wait so long.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for the result, or print the job's id.")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON for programs.")
+@click.option("--config", metavar="FILE", help="pool.toml to take the Redis URL from.")
+@click.option("--url", metavar="URL", help="Redis URL; wins over the configuration.")
+def submit(
+    model: str,
+    tensors: str | None,
+    file: str | None,
+    text: str | None,
+    lane: str,
+    deadline_s: float | None,
+    timeout_s: float,
+    wait: bool,
+    is_json: bool,
+    config: str | None,
+    url: str | None,
+) -> None:
+    """Submits one job to MODEL and prints its result."""
+    try:
+        inputs = read_inputs(tensors, file, text)
+        with Producer(url or load(config).redis_url, submit_timeout_s=5.0) as producer:
+            handle = producer.submit(model, inputs, lane=lane, deadline_s=deadline_s)
+            if handle.warning and not is_json:
+                click.echo(f"Warning: {handle.warning}", err=True)
+            if wait:
+                result = handle.result(timeout_s)
+                click.echo(json.dumps(as_dict(result)) if is_json else as_text(result))
+            else:
+                click.echo(json.dumps({"id": handle.id, "warning": handle.warning}) if is_json else handle.id)
+    except PenstockError as error:
+        raise click.ClickException(" ".join(str(error).split())) from None
+
+
+def read_inputs(tensors: str | None, file: str | None, text: str | None) -> Any:
+    """What the flags name. Raises InvalidInput for none, several, or a file that cannot be read."""
+    if sum(one is not None for one in (tensors, file, text)) != 1:
+        raise InvalidInput("give the input once: --input FILE, --file PATH or --text TEXT")
+    if text is not None:
+        return text
+    name = tensors if tensors is not None else file
+    assert name is not None
+    try:
+        if tensors is None:
+            return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        if name.endswith((".npy", ".npz")):
+            loaded = np.load(name, allow_pickle=False)
+            return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
+        return msgspec.json.decode(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
+    except OSError as error:
+        raise InvalidInput(f"cannot read {name}: {error.strerror or error}; name a file that is there") from None
+    except (ValueError, EOFError) as error:
+        raise InvalidInput(f"{name} is neither .npy, .npz nor JSON ({error}); convert it with numpy.save") from None
+
+
+def as_dict(result: Result) -> dict[str, Any]:
+    """A result as plain Python, for --json."""
+    return {
+        "id": result.id,
+        "outputs": {name: array.tolist() for name, array in result.outputs.items()},
+        "value": msgspec.to_builtins(result.value),
+        "row_errors": result.row_errors,
+        "flags": result.flags,
+        "timings": msgspec.to_builtins(result.timings),
+        "version": result.version,
+        "attempt": result.attempt,
+    }
+
+
+def as_text(result: Result) -> str:
+    """A result for the eye: an output a line, then how long it took."""
+    lines = [f"{name}: {np.array2string(array, threshold=20, precision=5)}" for name, array in result.outputs.items()]
+    if not result.outputs:
+        lines.append(json.dumps(msgspec.to_builtins(result.value), ensure_ascii=False))
+    lines += [f"row {row} failed: {text}" for row, text in result.row_errors.items()]
+    lines += [f"flag: {flag}" for flag in result.flags]
+    times = result.timings
+    lines.append(
+        f"{result.id}  version {result.version}, attempt {result.attempt}, {times.total_ms:.2f} ms "
+        f"(queue {times.queue_ms:.2f}, batch wait {times.batch_wait_ms:.2f}, forward {times.forward_ms:.2f})"
+    )
+    return "\n".join(lines)
