@@ -1,6 +1,6 @@
 # Needs python3 (>= 3.11), gcc and make; everything else goes into .venv and var/.
 PYTHON ?= python3
-PIP_FLAGS ?= # e.g. --extra-index-url https://download.pytorch.org/whl/cpu, for the smaller torch
+PIP_FLAGS ?= # handed to pip, e.g. an index with a smaller torch
 PACKAGES = broker producer workers operators
 RUN = .venv/bin/python
 STAMP = .venv/.installed

@@ -90,7 +90,9 @@ def unpack_columns(raw: bytes, at: int = 0) -> tuple[Column, ...]:
             code, rank = raw[at], raw[at + 1]
             at += 2
             if rank > MAX_RANK or code >= len(DTYPES):
-                raise DecodeError(f"tensor {name!r} has rank {rank}, dtype code {code}: not a format this version reads")
+                raise DecodeError(
+                    f"tensor {name!r} has rank {rank}, dtype code {code}: not a format this version reads"
+                )
             shape = struct.unpack_from(f"<{rank}I", raw, at)
             at += 4 * rank
             row_bytes = ITEM_BYTES[DTYPES[code]]
@@ -208,9 +210,7 @@ def encode_outcome(
 def encode_failure(job: Job, status: Status, *, reason: str, text: str, total_ms: float = 0.0) -> bytes:
     """An outcome that carries an error instead of data; the text is cut to 2 000 characters."""
     note = {"reason": reason, "error": text[:2000]}
-    return encode_outcome(
-        job.id, int(status), attempt=job.attempt, timings=(total_ms, 0.0, 0.0, total_ms), note=note
-    )
+    return encode_outcome(job.id, int(status), attempt=job.attempt, timings=(total_ms, 0.0, 0.0, total_ms), note=note)
 
 
 def decode_outcome(blob: bytes) -> Outcome:

@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 
 import hiredis
 import redis
+from redis.exceptions import BusyLoadingError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from broker.errors import RedisUnavailable
@@ -96,21 +96,27 @@ class Link:
         self.expected = 0  # replies not read yet
 
     def connect(self) -> None:
-        """Connects, authenticates and loads the scripts. Raises one of LOST, or RedisUnavailable when refused."""
+        """Connects, authenticates and loads the scripts. Raises one of LOST (also while the server loads), or
+        RedisUnavailable when refused."""
         self.close()
         try:
             self._connection.connect()
             self._socket = self._connection._sock
             self._reader = hiredis.Reader(protocolError=RedisConnectionError, replyError=_reply_error)
-            self.send(*(("SCRIPT", "LOAD", source) for source, _ in SCRIPTS.values()))
-            for _ in SCRIPTS:
-                self.read()
+            # Asked first, not loaded at once: Redis 6.2 writes each SCRIPT LOAD to its append-only file.
+            known = self.call("SCRIPT", "EXISTS", *(digest for _, digest in SCRIPTS.values()))
+            if not all(known):
+                self.reload()
         except LOST:
             self.close()
             raise
-        except RedisError as error:  # wrong password, no permission, loading
+        except RedisError as error:  # wrong password, no permission, or not there yet
             self.close()
-            raise RedisUnavailable(f"Redis at {safe_url(self.url)} refused us: {error}; check its URL and ACL") from None
+            if isinstance(error, BusyLoadingError) or str(error).startswith(("LOADING", "MASTERDOWN")):
+                raise RedisConnectionError(str(error)) from None
+            raise RedisUnavailable(
+                f"Redis at {safe_url(self.url)} refused us: {error}; check its URL and ACL"
+            ) from None
 
     def connect_within(self, seconds: float, *, wait: Callable[[float], Any] = time.sleep) -> None:
         """Connects, trying again with back-off and jitter for `seconds`. Raises RedisUnavailable at their end."""

@@ -85,9 +85,7 @@ class Queue:
 
     def ensure_groups(self, link: Link) -> None:
         """Creates the streams and their group where they are missing. One round trip."""
-        replies = link.call_all(
-            [("XGROUP", "CREATE", lane, keys.GROUP, "0", "MKSTREAM") for lane in self.lanes]
-        )
+        replies = link.call_all([("XGROUP", "CREATE", lane, keys.GROUP, "0", "MKSTREAM") for lane in self.lanes])
         for reply in replies:
             if isinstance(reply, Exception) and "BUSYGROUP" not in str(reply):
                 raise reply

@@ -12,6 +12,7 @@ import msgspec
 
 from broker import keys
 from broker.connection import Command, Link, evalsha
+from broker.messages import LANES
 
 FORGET_SLOT_MS = 24 * 3_600_000  # a slot that beats no more leaves the list after a day
 
@@ -63,9 +64,7 @@ def exits(link: Link, count: int = 200) -> list[Exit]:
     found = []
     for entry, fields in link.call("XREVRANGE", keys.exits(), "+", "-", "COUNT", count):
         row = _strings(fields)
-        found.append(
-            Exit(row["slot"], row["reason"], row["detail"], int(row["jobs"]), int(entry.partition(b"-")[0]))
-        )
+        found.append(Exit(row["slot"], row["reason"], row["detail"], int(row["jobs"]), int(entry.partition(b"-")[0])))
     return found
 
 
@@ -120,9 +119,7 @@ def wanted(link: Link, model: str) -> dict[str, int]:
 
 
 def depth_commands(model: str) -> list[Command]:
-    """What `read_depth` reads: a command per lane, the delayed set and the counters."""
-    from broker.messages import LANES
-
+    """One model's queue, in replies: XLEN per lane (high, normal, low), delayed, dead, and the counters' flat hash."""
     commands: list[Command] = [("XLEN", keys.lane(model, lane)) for lane in LANES]
     return [*commands, ("ZCARD", keys.delayed(model)), ("XLEN", keys.dead(model)), ("HGETALL", keys.counters(model))]
 

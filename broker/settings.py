@@ -199,7 +199,9 @@ def _check_values(settings: Settings, where: str) -> None:
             raise ConfigError(f"{where} [models.{name}]: slots = {model.slots} is negative")
     total = sum(model.slots for model in settings.models.values())
     if total > settings.pool.most_slots:
-        raise ConfigError(f"{where}: models want {total} slots, pool.most_slots is {settings.pool.most_slots}; raise it")
+        raise ConfigError(
+            f"{where}: models want {total} slots, pool.most_slots is {settings.pool.most_slots}; raise it"
+        )
     if not 0 < settings.slot.block_ms < 4000:
         raise ConfigError(f"{where} [slot]: block_ms = {settings.slot.block_ms} must lie between 1 and 3999")
     if settings.slot.lease_s < 3 * settings.slot.beat_s:

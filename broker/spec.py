@@ -58,7 +58,9 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_rows: int
-    buckets: dict[str, tuple[int, ...]] = {}  # varying dimension -> sizes it is padded to; the last is the largest allowed
+    buckets: dict[
+        str, tuple[int, ...]
+    ] = {}  # varying dimension -> sizes it is padded to; the last is the largest allowed
     has_postprocess: bool = False
 
     def generation(self, limits: Limits) -> str:
@@ -96,7 +98,9 @@ FIELDS = ("generation", "body", "max_jobs", "max_bytes", "payload_limit_bytes")
 def read(model: str, values: list[bytes | None]) -> Published:
     """Reads the values of FIELDS. Raises UnknownModel when the model was never published."""
     if values[0] is None or values[1] is None:
-        raise UnknownModel(f"no model named {model!r} is published; see `penstock models`, or start the pool that serves it")
+        raise UnknownModel(
+            f"no model named {model!r} is published; see `penstock models`, or start the pool that serves it"
+        )
     return Published(
         spec=msgspec.json.decode(values[1], type=ModelSpec),
         limits=Limits(*(int(value or 0) for value in values[2:5])),

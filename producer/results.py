@@ -21,7 +21,7 @@ _FAILURES: dict[Status, type[JobFailed]] = {
 _value = msgspec.msgpack.Decoder()
 
 
-class Result(msgspec.Struct, frozen=True, eq=False):
+class Result(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A finished job.
 
     `outputs`: name -> numpy array, (rows, ...), without the row axis when the inputs had none; empty for models with

@@ -78,7 +78,9 @@ class Shapes:
                 is_fit = is_fit and (sizes.setdefault(dim, size) == size if isinstance(dim, str) else dim == size)
             if not is_fit:
                 came = f"{column.name} {column.dtype}{list(column.shape)}"
-                return f"input {tensor.name!r} must be {tensor.dtype}{list(tensor.shape)} per row, the job brings {came}"
+                return (
+                    f"input {tensor.name!r} must be {tensor.dtype}{list(tensor.shape)} per row, the job brings {came}"
+                )
         dims = []
         for name in self.varying:
             buckets = self._spec.buckets[name]
@@ -93,7 +95,7 @@ class Batcher:
     """Jobs in hand that wait for the engine, and how they become batches."""
 
     def __init__(self, spec: ModelSpec, *, row_buckets: tuple[int, ...], max_rows: int, batch_bytes: int) -> None:
-        self.row_buckets = tuple(size for size in row_buckets if size < max_rows) + (max_rows,)
+        self.row_buckets = (*(size for size in row_buckets if size < max_rows), max_rows)
         self.max_rows = max_rows
         self.batch_bytes = batch_bytes
         self.rows = 0  # rows waiting

@@ -58,7 +58,7 @@ class Beat(threading.Thread):
                 self.tick(self._clock())
             except LOST:
                 self._link.close()
-            except Exception as error:  # the thread's edge: a beat that dies would cost the slot its leases
+            except Exception as error:  # noqa: BLE001 - the thread's edge: a dead beat would cost the slot its leases
                 if not is_missing_group(error):
                     log.warning("beat failed", slot=self._board.name, error=str(error), retry_in_s=TICK_S)
             self._soon.wait(TICK_S)
@@ -107,6 +107,8 @@ class Beat(threading.Thread):
             self._answer(self._link.call_all(commands))
 
     def _answer(self, replies: list[Any]) -> None:
+        if self._board.is_ready and not self._board.since_ms and isinstance(replies[-1], list):
+            self._board.since_ms = int(replies[-1][0])
         for reply in replies:
             if isinstance(reply, Exception):
                 if "NOSCRIPT" in str(reply):

@@ -31,6 +31,7 @@ class Board:
         self.device_bytes: int | None = None
         self.device_baseline_bytes: int | None = None
         self.load_s = 0.0
+        self.since_ms = 0  # Redis time of being ready
         self.is_ready = False
         self.is_failing = False
         self.frees_place = False
@@ -62,6 +63,7 @@ class Board:
             "host_baseline_bytes": self.host_baseline_bytes,
             "device_bytes": "" if self.device_bytes is None else self.device_bytes,
             "device_baseline_bytes": "" if self.device_baseline_bytes is None else self.device_baseline_bytes,
+            "since_ms": self.since_ms,
             "load_s": round(self.load_s, 3),
             "p50_ms": round(centiles[49], 3),
             "p99_ms": round(centiles[98], 3),

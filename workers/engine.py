@@ -109,7 +109,7 @@ def serve(
     try:
         forward = load_forward(folder, device=device, threads=threads, slabs=slabs)
         times = warm(forward, open_artifact(folder).spec, row_buckets)
-    except Exception as error:  # the process edge: whatever a loader raises is the reason shown in status
+    except Exception as error:  # noqa: BLE001 - the process edge: what a loader raises is the reason in status
         text = str(error) if isinstance(error, PenstockError) else f"{type(error).__name__}: {error}"
         end.send(exchange.encode(LoadFailed(" ".join(text.split())[:1000])))
         return

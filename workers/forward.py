@@ -75,14 +75,15 @@ class Forward:
             if self._postprocess is not None:
                 return self._write_values(message, self._postprocess(outputs, message.rows), forward_ms, notes)
             return self._write_tensors(message, outputs, forward_ms, notes)
-        except Exception as error:  # the process edge: whatever a model raises must reach its jobs, not end the engine
+        except Exception as error:  # noqa: BLE001 - the process edge: what a model raises must reach its jobs
             text = f"{type(error).__name__}: {error}"[:2000]
             return Ran(message.seq, (time.perf_counter() - began) * 1e3, notes=notes, error=text, reason="model_error")
 
     # --- raw input --------------------------------------------------------------------------
 
     def _make_tensors(self, message: Run, notes: list[Note]) -> Arrays:
-        assert message.lengths is not None and self._preprocess is not None
+        assert message.lengths is not None
+        assert self._preprocess is not None
         region = self._slabs[message.slab].input
         items: list[Any] = []
         at = 0
@@ -105,7 +106,7 @@ class Forward:
             array: np.ndarray[Any, Any] = np.full((message.bucket, *shape), tensor.pad_value, dtype=dtype)
             for row, one in good:
                 value = np.asarray(one[name])
-                array[(row, *[slice(size) for size in value.shape])] = value
+                array[row][tuple(slice(size) for size in value.shape)] = value
             arrays[name] = array
         return arrays
 
@@ -143,7 +144,9 @@ class Forward:
                 raise TypeError(f"the model gives {unknown[0]}, which results cannot carry; cast it in the model")
             places, size = layout(columns, message.bucket)
             if size > slab.output_bytes:
-                raise MemoryError(f"outputs take {size} bytes, {slab.output_bytes} were foreseen by the manifest's shapes")
+                raise MemoryError(
+                    f"outputs take {size} bytes, {slab.output_bytes} were foreseen by the manifest's shapes"
+                )
             known = self._out_views[key] = (slab.outputs(places), size)
         views, _ = known
         rows = message.rows
@@ -196,5 +199,3 @@ def slab_bytes(spec: ModelSpec, max_rows: int, *, raw_bytes: int) -> tuple[int, 
     if spec.has_postprocess:
         output_bytes = max(output_bytes, max_rows * 4096)
     return input_bytes, output_bytes
-
-

@@ -98,5 +98,3 @@ class Incarnation:
         fresh = self._path.with_suffix(".new")
         fresh.write_bytes(msgspec.json.encode(self.note))
         fresh.replace(self._path)
-
-

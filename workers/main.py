@@ -144,7 +144,9 @@ class Life:
             if assignment is not None:
                 return assignment
             if not is_told:
-                log.warning("slot has no assignment", slot=self.name, next="it waits; `penstock scale MODEL N` gives one")
+                log.warning(
+                    "slot has no assignment", slot=self.name, next="it waits; `penstock scale MODEL N` gives one"
+                )
                 is_told = True
             self.board.state = "unassigned"
             link.call_all([roster.announce(self.name, self.board.fields())])
@@ -162,7 +164,9 @@ class Life:
         seconds = self.incarnation.back_off_s()
         if seconds:
             before = self.incarnation.before
-            self.board.reason = f"{self.incarnation.note.fruitless} lives in a row settled nothing (last: {before.exit or KILLED})"
+            self.board.reason = (
+                f"{self.incarnation.note.fruitless} lives in a row settled nothing (last: {before.exit or KILLED})"
+            )
             self.board.is_failing = True
             log.warning("backing off", slot=self.name, reason=self.board.reason, retry_in_s=seconds)
             self._pause(seconds)
@@ -192,7 +196,9 @@ class Life:
         deadline = time.monotonic() + self.settings.slot.load_timeout_s
         while (ready := engine.poll_ready()) is None:
             if time.monotonic() > deadline:
-                raise ArtifactError(f"the model did not load within {self.settings.slot.load_timeout_s:g} s; raise slot.load_timeout_s")
+                raise ArtifactError(
+                    f"the model did not load within {self.settings.slot.load_timeout_s:g} s; raise slot.load_timeout_s"
+                )
             self._pause(0.01)
         return ready
 
@@ -240,7 +246,9 @@ class Life:
             commands = [roster.announce(self.name, board.fields())]
             if board.model:
                 queue = Queue(board.model, f"{self.name}.{self.incarnation.id}")
-                commands.append(queue.pulse(self.name, [], ready_ms=0, failing_ms=300_000 * is_fault, frees_place=False))
+                commands.append(
+                    queue.pulse(self.name, [], ready_ms=0, failing_ms=300_000 * is_fault, frees_place=False)
+                )
             link.call_all(commands)
         except LOST as error:
             log.warning("redis lost at the end", error=str(error), next="the exit stays in the slot's note only")
@@ -273,5 +281,3 @@ def main(argv: list[str] | None = None) -> int:
         log.error("slot cannot start", error=str(error))
         time.sleep(1.0)  # supervisord restarts at once; a wrong setting must not become a tight loop
         return int(Exit.MISCONFIGURED)
-
-

@@ -5,6 +5,7 @@ A row that failed fails its job when that has one row; a job of many rows is don
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from broker import codec
 from broker.messages import Job, Status
-from broker.queue import Ended, Fault
+from broker.queue import Ended, Fate, Fault, Lease
 from broker.spec import ModelSpec
 from workers.batcher import Batch, Piece
 from workers.exchange import Note, Ran
@@ -39,13 +40,15 @@ class Outcomes:
 
     def __init__(self, spec: ModelSpec) -> None:
         self._version = spec.version
-        self._varying = {tensor.name: tensor.shape for tensor in spec.outputs if any(isinstance(d, str) for d in tensor.shape)}
+        self._varying = {
+            tensor.name: tensor.shape for tensor in spec.outputs if any(isinstance(d, str) for d in tensor.shape)
+        }
         self._input_shapes = [tensor.shape for tensor in spec.inputs]
         self._parts: dict[bytes, list[_Part]] = {}
         self._descriptors: dict[Any, bytes] = {}
         self._layouts: dict[Any, tuple[Place, ...]] = {}
 
-    def of(self, batch: Batch, ran: Ran, slab: Slab, clocked: Clocked, claimed_ms: dict[bytes, float]) -> Results:
+    def of(self, batch: Batch, ran: Ran, slab: Slab, clocked: Clocked, claimed_ms: Mapping[bytes, float]) -> Results:
         """`claimed_ms`: entry -> Redis time of its claim."""
         is_plain = ran.value_lengths is None and not ran.notes and not self._varying and len(ran.columns) == 1
         if is_plain and len(batch.pieces) == batch.rows and not self._parts:
@@ -60,7 +63,7 @@ class Outcomes:
     # --- one row, one tensor, nothing to tell: the hot path --------------------------------------
 
     def _plain(
-        self, batch: Batch, ran: Ran, slab: Slab, clocked: Clocked, claimed_ms: dict[bytes, float]
+        self, batch: Batch, ran: Ran, slab: Slab, clocked: Clocked, claimed_ms: Mapping[bytes, float]
     ) -> list[Ended]:
         one_row = self._descriptor(ran.columns, 1)
         region = slab.output
@@ -87,7 +90,7 @@ class Outcomes:
     # --- everything else ----------------------------------------------------------------------
 
     def _general(
-        self, batch: Batch, ran: Ran, slab: Slab, clocked: Clocked, claimed_ms: dict[bytes, float]
+        self, batch: Batch, ran: Ran, slab: Slab, clocked: Clocked, claimed_ms: Mapping[bytes, float]
     ) -> Results:
         ended: list[Ended] = []
         faults: list[Fault] = []
@@ -143,8 +146,8 @@ class Outcomes:
         errors = {note.row: note for note in said if note.is_error}
         if errors and job.rows == 1:
             note = errors[0]
-            outcome = codec.encode_failure(job, Status.FAILED, reason=note.reason, text=note.text, total_ms=times[3])
-            faults.append(Fault.of(job, "failed", reason=note.reason, outcome=outcome))
+            now_ms = job.submitted_ms + times[3]
+            faults.append(fault_of(job, "failed", reason=note.reason, text=note.text, now_ms=now_ms))
             return
         about: dict[str, Any] = {}
         if errors:
@@ -222,3 +225,19 @@ class _Part(msgspec.Struct, frozen=True):
     data: list[bytes]
     notes: list[Note]
     forward_ms: float
+
+
+def fault_of(job: Job, fate: Fate, *, reason: str, text: str, now_ms: float) -> Fault:
+    """A job's final failure with the outcome that tells it."""
+    status = {"dead": Status.DEAD, "expired": Status.EXPIRED}.get(fate, Status.FAILED)
+    total_ms = max(0.0, now_ms - job.submitted_ms)
+    outcome = codec.encode_failure(job, status, reason=reason, text=text, total_ms=total_ms)
+    return Fault.of(job, fate, reason=reason, outcome=outcome)
+
+
+def broken(lease: Lease) -> Fault:
+    """The end of an entry that could not be decoded: dead, with the reason."""
+    note = {"reason": "undecodable", "error": lease.error}
+    times = (0.0, 0.0, 0.0, 0.0)
+    outcome = codec.encode_outcome(lease.id, int(Status.DEAD), attempt=lease.attempt, timings=times, note=note)
+    return Fault(lease.lane, lease.entry, lease.deliveries, lease.id, lease.ttl_s, "dead", 0, "undecodable", outcome)

@@ -28,6 +28,11 @@ def wait_until(is_true: Callable[[], Any], *, within_s: float = 5.0) -> Any:
     raise AssertionError(f"not true within {within_s} s")
 
 
+def drain_fast(link: Link) -> None:
+    """Makes the queue's measured drain rate high and keeps it so: a full queue then says to retry after 50 ms."""
+    link.call("HSET", keys.counters(MODEL), "rate", 100_000, "mark_ms", 10**15)
+
+
 def model_spec(**changes: Any) -> ModelSpec:
     fields: dict[str, Any] = {
         "name": MODEL, "version": "1", "takes": "tensors", "max_rows": 64,
@@ -69,6 +74,7 @@ class Worker:
 
     def __enter__(self) -> Worker:
         self._link.connect()
+        self._link.call("CLIENT", "SETNAME", "worker")
         if self._is_ready:
             self._link.call("ZADD", keys.ready(self._queue.model), 1e15, "fake/0")
         self._thread.start()

@@ -25,7 +25,7 @@ from producer import (
     ResultExpired,
     ResultTimeout,
 )
-from tests.producer.fake import MODEL, Rows, Worker, done, double, wait_until
+from tests.producer.fake import MODEL, Rows, Worker, done, double, drain_fast, wait_until
 
 ROW = np.arange(4, dtype=np.float32)
 
@@ -302,7 +302,7 @@ def test_a_map_larger_than_the_queue_waits_for_room(
     from broker.spec import Limits
 
     publish(limits=Limits(max_jobs=50))
-    link.call("HSET", keys.counters(MODEL), "rate", 100_000)
+    drain_fast(link)
     with Worker(redis_url):
         assert sum(1 for _ in producer.map(MODEL, [ROW] * 300, timeout=5)) == 300
 

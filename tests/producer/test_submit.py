@@ -23,7 +23,7 @@ from producer import (
     SubmitUnknown,
     UnknownModel,
 )
-from tests.producer.fake import MODEL, Worker, wait_until
+from tests.producer.fake import MODEL, Worker, drain_fast
 
 ROW = np.arange(4, dtype=np.float32)
 Publish = Callable[..., None]
@@ -68,7 +68,7 @@ def test_waiting_for_room_sends_only_the_rest(
 ) -> None:
     # given
     publish(limits=Limits(max_jobs=100))
-    link.call("HSET", keys.counters(MODEL), "rate", 100_000)  # so that retry_after is 50 ms
+    drain_fast(link)
     with Worker(redis_url) as worker:
         # when
         handles = producer.submit_many(MODEL, [ROW] * 350, wait_s=10)
@@ -171,22 +171,27 @@ def test_no_ready_slot_is_a_warning(producer: Producer, redis_url: str) -> None:
 
 def test_a_connection_lost_under_submits_runs_each_job_once(producer: Producer, link: Link, worker: Worker) -> None:
     # given
-    own = str(link.call("CLIENT", "ID"))
     is_over = threading.Event()
+    kills: list[int] = []
 
     def kill() -> None:
+        """Everybody's connection but the worker's and our own."""
         with_link = Link(link.url)
         with_link.connect()
-        while not is_over.wait(0.01):
-            with_link.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        while not is_over.wait(0.005):
+            for line in with_link.call("CLIENT", "LIST", "TYPE", "normal").decode().splitlines():
+                if " name=worker " not in line:
+                    with_link.call_all([("CLIENT", "KILL", "ID", line.split()[0].removeprefix("id="), "SKIPME", "yes")])
+            kills.append(1)
         with_link.close()
 
-    assert own
     killer = threading.Thread(target=kill)
     killer.start()
     # when
     try:
-        handles = [producer.submit(MODEL, ROW) for _ in range(300)]
+        handles = []
+        while len(kills) < 30:
+            handles.append(producer.submit(MODEL, ROW))
     finally:
         is_over.set()
         killer.join()
@@ -219,19 +224,30 @@ def test_a_url_that_is_none_is_refused() -> None:
         Producer("localhost:6379")
 
 
-def test_a_submit_that_redis_does_not_answer_names_the_job(redis_url: str, link: Link, publish: Publish) -> None:
+def test_a_submit_that_redis_does_not_answer_names_the_job(
+    redis_url: str, link: Link, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Producer(redis_url, submit_timeout_s=0.2) as producer:
         # given
         producer.submit(MODEL, ROW)
-        producer._line._link._read_timeout_s = 0.1
-        producer._line._link._socket.settimeout(0.1)  # type: ignore[union-attr]
-        link.call("CLIENT", "PAUSE", 1000, "ALL")
+
+        def lose(commands: Any) -> Any:
+            """The command is sent, then Redis is gone for good."""
+            line = producer._line._link
+            line.send(*commands)
+            line.read()
+            line.close()
+            line._connection.path = "/nowhere/redis.sock"
+            raise OSError("lost")
+
+        monkeypatch.setattr(producer._line._link, "call_all", lose)
         # when
         with pytest.raises(SubmitUnknown, match="may or may not be queued") as caught:
             producer.submit(MODEL, ROW)
-        # then
-        assert caught.value.job_id == f"{MODEL}:{producer.client}-2"
-        wait_until(lambda: link.call("PING"))
+    # then
+    assert caught.value.job_id == f"{MODEL}:{producer.client}-2"
+    with Producer(redis_url) as other:
+        assert other.handle(caught.value.job_id).status() == "waiting"
 
 
 def test_a_closed_producer_says_so(redis_url: str) -> None:

@@ -1,0 +1,281 @@
+"""What the slot holds of Redis: claims jobs, settles and fails them, returns them, and finds its way back after a loss.
+
+One wire, several commands under way. Nothing is repeated that could count twice: a settle sent again is answered 0 by
+XACK, a claim whose answer was lost shows up as a ghost and is returned unharmed.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import structlog
+
+from broker.connection import LOST, Command, is_missing_group
+from broker.messages import Job
+from broker.queue import Claimed, Ended, Fault, Queue
+from workers.board import Board
+from workers.outcomes import broken, fault_of
+from workers.runner import MOST_MARKS
+from workers.wire import Handler, Wire
+
+log = structlog.get_logger()
+
+CLAIM_BYTES = 2 << 20  # a claim's answer stays well under the 4 MB no script may pass
+FIRST_PAUSE_S, MOST_PAUSE_S = 0.05, 2.0
+
+Pair = tuple[Command, Handler]
+
+
+class Leases:
+    """The slot's side of the queue. `take` gets claimed jobs and gives back those that do not fit, as faults."""
+
+    def __init__(
+        self,
+        *,
+        queue: Queue,
+        wire: Wire,
+        board: Board,
+        lease_s: float,
+        take: Callable[[list[Job]], list[Fault]],
+        restore: Callable[[], None],
+        on_settled: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`restore` publishes groups and spec again after Redis forgot them."""
+        self.wire = wire
+        self.claimed_ms: dict[bytes, float] = {}  # entry -> Redis time of its claim
+        self.is_claiming = self.is_blocked = False
+        self.is_dry = False  # the last claim found all there was
+        self.is_leaving = False  # jobs that still arrive are returned at once
+        self.lost_since: float | None = None
+        self._queue = queue
+        self._board = board
+        self._lease_s = lease_s
+        self._take_jobs = take
+        self._restore = restore
+        self._on_settled = on_settled
+        self._clock = clock
+        self._offset_ms = 0.0  # Redis' time minus our monotonic clock
+        self._asked = 1
+        self._job_rows = self._job_bytes = 1.0  # running means, for how many jobs fill the room
+        self._settling: dict[int, tuple[list[Ended], list[Fault]]] = {}  # sent, not answered
+        self._sends = 0
+        self._faults: list[Fault] = []  # found at claim time, sent with the next talk
+        self._next_ghosts = clock() + lease_s / 2
+        self._reconnect_at, self._pause_s = 0.0, FIRST_PAUSE_S
+
+    def redis_ms(self) -> float:
+        """Redis' time now, from its last answer and the monotonic clock."""
+        return self._clock() * 1e3 + self._offset_ms
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether Redis knows everything it must."""
+        return not self._settling and not self._faults and not len(self.wire) and self.lost_since is None
+
+    # --- one round trip -----------------------------------------------------------------------
+
+    def talk(self, ended: list[Ended], faults: list[Fault], *, room_rows: int, is_busy: bool, block_ms: int) -> bool:
+        """Sends what ended together with the next claim; blocks for jobs when idle and dry. True when `ended` was taken.
+
+        `room_rows` 0 claims nothing. Nothing is sent while a blocked read is out: Redis would not look at it.
+        """
+        if self.is_blocked or (self.lost_since is not None and not self._reconnect()):
+            return False
+        try:
+            pairs: list[Pair] = []
+            faults = faults + self._faults
+            if ended or faults:
+                self._faults = []
+                pairs += self._settle_pairs(ended, faults)
+            if self._clock() > self._next_ghosts and not len(self.wire):
+                pairs += self._ghost_pairs()  # before the claim, so that what it brings is no ghost
+            if room_rows > 0 and not self.is_claiming and not self.is_leaving:
+                if pairs or not self.is_dry:
+                    pairs.append(self._claim_pair(room_rows))
+                elif not is_busy and len(self.wire) == 0:
+                    pairs.append(self._block_pair(room_rows, block_ms))
+            if pairs:
+                self.wire.send(*pairs)
+        except LOST as error:
+            self.lose(error)
+        return True
+
+    def hear(self) -> None:
+        """Reads the answers that are there; call it when the wire is readable."""
+        try:
+            self.wire.pump()
+        except LOST as error:
+            self.lose(error)
+
+    def ask(self, command: Command, handler: Handler) -> None:
+        """Sends one more command, unless a blocked read is out or Redis is away."""
+        if not self.is_blocked and self.lost_since is None:
+            try:
+                self.wire.send((command, handler))
+            except LOST as error:
+                self.lose(error)
+
+    def give_back(self, jobs: list[Job], *, marks: int) -> None:
+        """Returns leases; what Redis cannot be told now is returned by the next incarnation's take-over."""
+        for job in jobs:
+            self._let_go(job.entry)
+        if jobs and self.lost_since is None:
+            try:
+                command = self._queue.give_back([(job.lane, job.entry) for job in jobs], marks=marks)
+                self.wire.send((command, self._check))
+            except LOST as error:
+                self.lose(error)
+
+    # --- claiming -----------------------------------------------------------------------------
+
+    def _jobs_in(self, rows: int) -> int:
+        return max(1, int(min(rows / self._job_rows, CLAIM_BYTES / self._job_bytes)))
+
+    def _claim_pair(self, room_rows: int) -> Pair:
+        self.is_claiming = True
+        return self._queue.claim(self._jobs_in(room_rows)), self._claimed
+
+    def _block_pair(self, room_rows: int, block_ms: int) -> Pair:
+        """COUNT is per stream: a third of the room each keeps three lanes within it."""
+        self.is_blocked = True
+        self._asked = max(1, self._jobs_in(room_rows) // 3)
+        return self._queue.block(self._asked, block_ms), self._blocked
+
+    def _claimed(self, reply: Any) -> None:
+        self.is_claiming = False
+        if self._is_refused(reply):
+            return
+        claimed = self._queue.read_claim(reply)
+        self._offset_ms = claimed.now_ms - self._clock() * 1e3
+        self.is_dry = not claimed.jobs
+        self._take(claimed)
+
+    def _blocked(self, reply: Any) -> None:
+        self.is_blocked = False
+        if self._is_refused(reply):
+            return
+        claimed = self._queue.read_block(reply)
+        # Fewer than asked for: that was all, so the next claim can wait for the next settle.
+        self.is_dry = len(claimed.jobs) < self._asked
+        self._take(claimed)
+
+    def _take(self, claimed: Claimed) -> None:
+        """Takes claimed jobs in hand, or ends and returns at once what must not run."""
+        now_ms = self.redis_ms()
+        self._faults += [broken(lease) for lease in claimed.broken]
+        fresh = []
+        for job in claimed.jobs:
+            self._board.held[job.entry] = job.lane
+            self.claimed_ms[job.entry] = now_ms
+            if job.deliveries > MOST_MARKS:
+                text = f"{job.deliveries - 1} slots or engines died while they held this job"
+                self._faults.append(fault_of(job, "dead", reason="crash_marks", text=text, now_ms=now_ms))
+            elif 0 < job.deadline_ms <= now_ms:
+                text = f"the deadline passed {now_ms - job.deadline_ms:.0f} ms ago, before the forward began"
+                self._faults.append(fault_of(job, "expired", reason="deadline", text=text, now_ms=now_ms))
+            else:
+                fresh.append(job)
+        if not fresh:
+            return
+        if self.is_leaving:
+            self.give_back(fresh, marks=0)
+            return
+        self._faults += self._take_jobs(fresh)
+        self._job_rows += 0.5 * (sum(job.rows for job in fresh) / len(fresh) - self._job_rows)
+        self._job_bytes += 0.5 * (sum(job.size for job in fresh) / len(fresh) - self._job_bytes)
+
+    # --- ending -------------------------------------------------------------------------------
+
+    def _settle_pairs(self, ended: list[Ended], faults: list[Fault]) -> list[Pair]:
+        """The commands that end jobs; they stay known until answered, to be sent again after a loss."""
+        self._sends += 1
+        self._settling[self._sends] = (ended, faults)
+        pairs: list[Pair] = []
+        if ended:
+            pairs.append((self._queue.settle(ended), self._check))
+        if faults:
+            pairs.append((self._queue.fail(faults), self._check))
+        pairs[-1] = (pairs[-1][0], partial(self._settled, self._sends))
+        return pairs
+
+    def _settled(self, number: int, reply: Any) -> None:
+        self._is_refused(reply)
+        ended, faults = self._settling.pop(number)
+        for one in ended:
+            self._let_go(one.job.entry)
+        for fault in faults:
+            self._let_go(fault.entry)
+        self._board.jobs += len(ended) + len(faults)
+        if ended:
+            self._on_settled()
+
+    def _let_go(self, entry: bytes) -> None:
+        self._board.held.pop(entry, None)
+        self.claimed_ms.pop(entry, None)
+
+    def _check(self, reply: Any) -> None:
+        self._is_refused(reply)
+
+    def _is_refused(self, reply: Any) -> bool:
+        """Whether Redis answered with an error: forgotten groups are made again, any other ends the process."""
+        if not isinstance(reply, Exception):
+            return False
+        if not is_missing_group(reply):
+            raise reply
+        log.warning("redis forgot the queue", error=str(reply), next="groups and spec are published again")
+        self._restore()
+        self.is_dry = False
+        return True
+
+    # --- ghosts and losses ----------------------------------------------------------------------
+
+    def _ghost_pairs(self) -> list[Pair]:
+        self._next_ghosts = self._clock() + self._lease_s / 2
+        return [(command, partial(self._ghosts, lane)) for lane, command in enumerate(self._queue.pending())]
+
+    def _ghosts(self, lane: int, reply: Any) -> None:
+        if self._is_refused(reply):
+            return
+        ghosts = [(lane, entry) for entry, *_ in reply if entry not in self._board.held]
+        if ghosts:
+            log.warning("leases we never saw", count=len(ghosts), next="they are given back unharmed")
+            self.wire.send((self._queue.give_back(ghosts, marks=0), self._check))
+
+    def lose(self, error: BaseException) -> None:
+        """The connection broke: hold what we have, try again later, never in a tight loop."""
+        if self.lost_since is None:
+            self.lost_since = self._clock()
+            self._pause_s = FIRST_PAUSE_S
+            log.warning("redis lost", error=str(error), retry_in_s=self._pause_s, leases=len(self._board.held))
+        self.wire.forget()
+        self.wire.link.close()
+        self.is_claiming = self.is_blocked = False
+        self._reconnect_at = self._clock() + self._pause_s * random.uniform(0.5, 1.5)
+        self._pause_s = min(MOST_PAUSE_S, self._pause_s * 2)
+
+    def until_reconnect_s(self) -> float:
+        """Seconds until the next try; infinite while connected."""
+        return float("inf") if self.lost_since is None else max(0.0, self._reconnect_at - self._clock())
+
+    def _reconnect(self) -> bool:
+        if self._clock() < self._reconnect_at:
+            return False
+        try:
+            self.wire.link.connect()
+            self._queue.ensure_groups(self.wire.link)
+            pairs: list[Pair] = []
+            for number in list(self._settling):
+                pairs += self._settle_pairs(*self._settling.pop(number))
+            self.wire.send(*pairs, *self._ghost_pairs())
+        except LOST as error:
+            self.lose(error)
+            return False
+        log.info("redis is back", after_s=round(self._clock() - (self.lost_since or 0.0), 2))
+        self.lost_since = None
+        self.is_dry = False
+        return True
