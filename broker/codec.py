@@ -62,7 +62,7 @@ RAW_SIGNATURE = Signature(columns=(), row_bytes=0)
 _msgpack = msgspec.msgpack.Encoder()
 _unpack = msgspec.msgpack.Decoder(dict[str, Any])
 _descriptors: dict[bytes, Signature] = {}  # descriptors repeat for nearly every job of a model
-_outcome_descriptors: dict[bytes, tuple[str, int, tuple[Column, ...]]] = {}
+_outcome_descriptors: dict[bytes, tuple[str, int, tuple[Column, ...], int]] = {}
 _REMEMBERED = 1024
 
 
@@ -158,7 +158,7 @@ def decode_job(
     try:
         job_id = blob[16:id_end].decode()
         context = _unpack.decode(blob[desc_end:at]) if ctx_len else None
-    except (UnicodeDecodeError, msgspec.DecodeError) as error:
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:  # the last: nested thousands deep
         raise DecodeError(f"a job's id or context is garbled: {error}") from None
     return Job(
         job_id, lane, entry, kind, rows, bool(bits & ONE_ROW), signature, blob, at, ttl, bool(bits & STORED),
@@ -214,7 +214,7 @@ def encode_failure(job: Job, status: Status, *, reason: str, text: str, total_ms
 
 
 def decode_outcome(blob: bytes) -> Outcome:
-    """Reads one outcome. Raises DecodeError when it is not format 1 or is cut short."""
+    """Reads one outcome. Raises DecodeError when it is not format 1, is cut short, or its sizes do not agree."""
     try:
         version, bits, attempt, id_len, queue, wait, forward, total, desc_len, note_len = OUTCOME_HEAD.unpack_from(blob)
         if version != FORMAT:
@@ -224,7 +224,11 @@ def decode_outcome(blob: bytes) -> Outcome:
         at = desc_end + note_len
         if at > len(blob):
             raise DecodeError(f"an outcome of {len(blob)} bytes claims a head of {at} bytes")
-        model_version, rows, columns = _outcome_descriptor(blob[id_end:desc_end]) if desc_len else ("", 0, ())
+        model_version, rows, columns, row_bytes = (
+            _outcome_descriptor(blob[id_end:desc_end]) if desc_len else ("", 0, (), 0)
+        )
+        if columns and len(blob) - at != rows * row_bytes:
+            raise DecodeError(f"an outcome holds {len(blob) - at} bytes of data, {rows * row_bytes} were declared")
         return Outcome(
             id=blob[24:id_end].decode(),
             status=Status(bits & STATUS_MASK),
@@ -237,7 +241,7 @@ def decode_outcome(blob: bytes) -> Outcome:
             data=blob[at:],
             note=(_unpack.decode(blob[desc_end:at]) if note_len else {}) | _marks(bits),
         )
-    except (struct.error, ValueError, msgspec.DecodeError) as error:
+    except (struct.error, ValueError, msgspec.DecodeError, RecursionError) as error:
         raise DecodeError(f"an outcome is cut short or garbled: {error}") from None
 
 
@@ -250,7 +254,8 @@ def _marks(bits: int) -> dict[str, Any]:
     return marks
 
 
-def _outcome_descriptor(raw: bytes) -> tuple[str, int, tuple[Column, ...]]:
+def _outcome_descriptor(raw: bytes) -> tuple[str, int, tuple[Column, ...], int]:
+    """(model version, rows, columns, bytes of one row over all columns)."""
     known = _outcome_descriptors.get(raw)
     if known is not None:
         return known
@@ -258,7 +263,8 @@ def _outcome_descriptor(raw: bytes) -> tuple[str, int, tuple[Column, ...]]:
     version = raw[1 : 1 + length].decode()
     (rows,) = struct.unpack_from("<I", raw, 1 + length)
     at = 5 + length
-    parsed = (version, rows, unpack_columns(raw[at:]) if at < len(raw) else ())
+    columns = unpack_columns(raw[at:]) if at < len(raw) else ()
+    parsed = (version, rows, columns, sum(column.row_bytes for column in columns))
     if len(_outcome_descriptors) >= _REMEMBERED:
         _outcome_descriptors.clear()
     _outcome_descriptors[raw] = parsed

@@ -90,6 +90,11 @@ class Slot:
             self._leaving = Verdict(exit_code, detail)
         os.write(self._wake_write, b"!")
 
+    def close(self) -> None:
+        """Frees the descriptors of a slot that has run; nobody may ask it to leave any more."""
+        for fd in (self._wake_read, self._wake_write):
+            os.close(fd)
+
     def run(self) -> Verdict:
         """Works until it must go; as far as Redis could be told, nothing is held any more when it returns."""
         self._board.state = "ready"
@@ -118,8 +123,8 @@ class Slot:
         ]
 
     def _pack(self) -> Batch | None:
-        """The next batch; None also while waiting for company is allowed and more may come."""
-        if self._patience_ms() > 0 and not self._leases.is_dry and self._leaving is None:
+        """The next batch; None when leaving, and while jobs may wait for company and more may come."""
+        if self._leaving is not None or (self._patience_ms() > 0 and not self._leases.is_dry):
             return None
         return self._batcher.pack()
 

@@ -1,0 +1,91 @@
+"""Magika on real files: one slot against the same session called in a bare loop. Bytes in, labels out, on both sides.
+
+The bare loop has no Redis and no second process: preprocess, session.run, postprocess on full batches in this process, of 16 or
+32 files, whichever is faster here.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks import bare
+from benchmarks.files import Sample
+from benchmarks.stand import ROOT, Stand, clean_environment
+from producer import Producer
+from workers.artifact import load_pipeline, open_artifact
+
+FOLDER = ROOT / "var" / "models" / "magika"
+BATCHES = (16, 32)
+TIMEOUT_S = 120.0
+
+
+class Missing(Exception):
+    """Raised when the model cannot be had; the text says what to do."""
+
+
+class Speed(msgspec.Struct, frozen=True):
+    """Files a second, the mean batch, and the labels given, in the files' order."""
+
+    files_per_s: float
+    mean_batch: float
+    labels: list[str]
+
+
+def build() -> Path:
+    """The sealed artifact in var/models/magika, built from its PyPI wheel unless it is there. Raises Missing."""
+    from operators import models
+
+    if FOLDER.is_dir() and not models.verify(FOLDER):
+        return FOLDER
+    command = [sys.executable, str(ROOT / "examples" / "magika" / "build.py"), "--download", "--out", str(FOLDER)]
+    done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+        raise Missing(f"the magika model could not be built: {said}")
+    return FOLDER
+
+
+class BareLoop:
+    """The session and the artifact's own code, called in turn."""
+
+    def __init__(self, folder: Path) -> None:
+        artifact = open_artifact(folder)
+        pipeline = load_pipeline(artifact)
+        assert pipeline is not None
+        self._pipeline: Any = pipeline
+        self._run = bare.session(artifact.read("model.onnx")).run
+
+    def fastest_batch(self, samples: list[Sample]) -> int:
+        """16 or 32."""
+        return max(BATCHES, key=lambda size: self.measure(samples[: 2 * max(BATCHES)], size).files_per_s)
+
+    def measure(self, samples: list[Sample], size: int) -> Speed:
+        """All files, `size` at a time."""
+        import numpy as np
+
+        labels: list[str] = []
+        started = time.perf_counter()
+        for at in range(0, len(samples), size):
+            part = samples[at : at + size]
+            rows = self._pipeline.preprocess([sample.content for sample in part])
+            (scores,) = self._run(["target_label"], {"bytes": np.stack([row["bytes"] for row in rows])})
+            labels += [one["label"] for one in self._pipeline.postprocess({"target_label": scores}, len(part))]
+        took_s = time.perf_counter() - started
+        return Speed(len(samples) / took_s, len(samples) / -(-len(samples) // size), labels)
+
+
+def through_penstock(stand: Stand, producer: Producer, samples: list[Sample]) -> Speed:
+    """Ours: the clock runs from the first submit to the last label."""
+    rows, batches = stand.batches()
+    started = time.perf_counter()
+    handles = producer.submit_many(stand.model, [sample.content for sample in samples])
+    labels = [handle.result(TIMEOUT_S).value["label"] for handle in handles]
+    took_s = time.perf_counter() - started
+    more_rows, more_batches = stand.batches()
+    return Speed(len(samples) / took_s, (more_rows - rows) / (more_batches - batches), labels)

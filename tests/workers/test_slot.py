@@ -1,0 +1,278 @@
+"""The slot's loop on a real Redis with a torch-free engine: what happens to jobs when something goes wrong."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from math import log2
+
+import msgspec
+import numpy as np
+import pytest
+
+from broker import keys
+from broker.connection import Link
+from broker.messages import Kind, Status
+from broker.queue import Queue
+from broker.spec import ModelSpec, TensorSpec
+from tests.wait import wait_until
+from tests.workers.fakes import KILLS, MODEL, RAISES, SPEC, Client, Doubler, RunningSlot, SilentEngine, first
+from workers.exits import Exit
+
+
+@pytest.fixture
+def client(redis_url: str, link: Link) -> Iterator[Client]:
+    client = Client(redis_url)
+    yield client
+    client.link.close()
+
+
+def test_jobs_of_all_lanes_are_answered_once_with_their_own_result(redis_url: str, client: Client) -> None:
+    with RunningSlot(redis_url):
+        ids = [one for lane in (1, 2, 3) for one in client.submit(*range(100), lane=lane)]
+        outcomes = client.wait(ids)
+    assert [first(one) for one in outcomes] == [2.0 * value for value in range(100)] * 3
+    assert client.counters()["done"] == 300
+    assert client.left() == (0, 0)
+
+
+def test_timings_add_up_and_count_from_submit(redis_url: str, client: Client) -> None:
+    client_ids: list[str]
+    slot = RunningSlot(redis_url)
+    client_ids = client.submit(1.0)
+    with slot:
+        (outcome,) = client.wait(client_ids)
+    times = outcome.timings
+    assert min(times.queue_ms, times.batch_wait_ms, times.forward_ms) >= 0
+    assert times.total_ms >= times.queue_ms + times.forward_ms
+
+
+def test_one_bad_job_in_64_fails_alone_and_costs_few_forwards(redis_url: str, client: Client) -> None:
+    slot = RunningSlot(redis_url)
+    values = [float(number) for number in range(100, 164)]
+    values[37] = RAISES
+    ids = client.submit(*values)
+    with slot:
+        outcomes = client.wait(ids)
+    assert [one.status for one in outcomes].count(Status.FAILED) == 1
+    assert outcomes[37].status is Status.FAILED
+    assert outcomes[37].note == {"reason": "model_error", "error": "ValueError: thirteen"}
+    assert [first(one) for at, one in enumerate(outcomes) if at != 37] == [2 * v for v in values if v != RAISES]
+    assert len(slot.backend.batches) <= 2 * log2(64) + 1
+    assert client.counters() | {"done": 63, "failed": 1} == client.counters()
+
+
+def test_a_job_that_kills_engines_is_dead_at_the_third_and_its_batch_mates_are_answered(
+    redis_url: str, client: Client
+) -> None:
+    backend = Doubler()
+    first_life = RunningSlot(redis_url, backend=backend)
+    ids = client.submit(1.0, 2.0, KILLS, 3.0)
+    verdicts = []
+    for life in (first_life, *(RunningSlot(redis_url, backend=backend) for _ in range(2))):
+        life.thread.start()
+        verdicts.append(life.join().exit)
+    with RunningSlot(redis_url, backend=backend):
+        outcomes = client.wait(ids)
+    assert verdicts == [Exit.ENGINE_DIED] * 3
+    assert [one.status for one in outcomes] == [Status.DONE, Status.DONE, Status.DEAD, Status.DONE]
+    assert outcomes[2].note["reason"] == "engine_died"
+    assert all(len(batch) == 1 for batch in backend.batches[1:]), "after the first death marked jobs run alone"
+    assert backend.batches.count([KILLS]) + 1 == 3
+    (entry,) = client.link.call("XRANGE", keys.dead(MODEL), "-", "+")
+    assert b"engine_died" in entry[1]
+    assert client.left() == (0, 0)
+
+
+def test_draining_finishes_the_batch_and_returns_what_was_read_ahead_unharmed(redis_url: str, client: Client) -> None:
+    backend, gate = Doubler(), threading.Event()
+    slot = RunningSlot(redis_url, backend=backend)
+    ids = client.submit(*(float(number) for number in range(100)))
+    slot_left = threading.Event()
+
+    def before() -> None:
+        if not slot_left.is_set():
+            slot_left.set()
+            slot.slot.leave()
+        gate.wait(10)
+
+    backend.before = before
+    slot.thread.start()
+    assert slot_left.wait(10)
+    gate.set()
+    verdict = slot.join()
+    assert verdict.exit is Exit.DRAINED
+    done = client.counters()["done"]
+    assert 0 < done < 100, "one batch was finished, the rest was not begun"
+    leases = client.link.call("XPENDING", Queue(MODEL, "x").lanes[1], keys.GROUP, "-", "+", 1000)
+    assert {(lease[1], lease[3]) for lease in leases} <= {(b"returned", 1)}, "returned, with no mark"
+    backend.before = lambda: None
+    with RunningSlot(redis_url, backend=backend):
+        assert len(client.wait(ids)) == 100
+    assert client.left() == (0, 0)
+
+
+def test_a_job_of_many_rows_is_answered_as_one(redis_url: str, client: Client) -> None:
+    rows = np.arange(4 * 150, dtype="float32").reshape(150, 4)
+    with RunningSlot(redis_url):
+        (outcome,) = client.wait(client.submit(rows))
+    assert (outcome.rows, outcome.is_one_row) == (150, False)
+    assert (np.frombuffer(outcome.data, "float32").reshape(150, 4) == rows * 2).all()
+    assert client.counters()["done"] == 1
+
+
+def test_losing_the_connection_costs_no_job_and_answers_none_twice(redis_url: str, client: Client, link: Link) -> None:
+    backend = Doubler()
+    with RunningSlot(redis_url, backend=backend) as slot:
+        ids: list[str] = []
+        for turn in range(30):
+            ids += client.submit(*(float(number) for number in range(50)))
+            if turn % 3 == 0:
+                victim = slot.link.fileno()
+                for line in link.call("CLIENT", "LIST").decode().splitlines():
+                    if "cmd=evalsha" in line or "cmd=xreadgroup" in line:
+                        fields = dict(part.split("=", 1) for part in line.split())
+                        if fields["name"] == "" and victim >= 0 and fields["cmd"] == "xreadgroup":
+                            link.call("CLIENT", "KILL", "ID", fields["id"])
+        outcomes = client.wait(ids)
+    assert len(outcomes) == 1500
+    assert client.counters()["done"] == 1500
+    assert client.left() == (0, 0)
+
+
+def test_a_flushed_redis_gets_its_groups_and_spec_back(redis_url: str, client: Client, link: Link) -> None:
+    with RunningSlot(redis_url) as slot:
+        client.wait(client.submit(1.0))
+        link.call("FLUSHALL")
+        wait_until(lambda: slot.restored > 0, "the slot publishes again")
+        (outcome,) = client.wait(client.submit(5.0))
+    assert first(outcome) == 10.0
+
+
+def test_forgotten_scripts_are_loaded_again(redis_url: str, client: Client, link: Link) -> None:
+    with RunningSlot(redis_url):
+        client.wait(client.submit(1.0))
+        link.call("SCRIPT", "FLUSH")
+        client.link.reload()
+        link.call("SCRIPT", "FLUSH")
+        client.link.connect()
+        assert first(client.wait(client.submit(4.0))[0]) == 8.0
+
+
+def test_a_lease_the_slot_never_saw_is_given_back_and_run(redis_url: str, client: Client, link: Link) -> None:
+    slot = RunningSlot(redis_url, lease_s=0.4)
+    ids = client.submit(7.0)
+    ghost = link.call(
+        "XREADGROUP", "GROUP", keys.GROUP, slot.queue.consumer, "COUNT", 1, "STREAMS", slot.queue.lanes[1], ">"
+    )
+    assert ghost, "delivered to the slot's consumer on a connection that is not the slot's"
+    with slot:
+        (outcome,) = client.wait(ids)
+    assert first(outcome) == 14.0
+
+
+def test_garbled_bytes_are_buried_with_the_reason_and_the_next_job_is_served(
+    redis_url: str, client: Client, link: Link
+) -> None:
+    with RunningSlot(redis_url) as slot:
+        link.call("XADD", slot.queue.lanes[1], "*", "b", b"\x01\x00\x05\x00garbage that is no job")
+        link.call("XADD", slot.queue.lanes[1], "*", "b", b"\x07")
+        assert first(client.wait(client.submit(3.0))[0]) == 6.0
+        wait_until(lambda: link.call("XLEN", keys.dead(MODEL)) == 2, "both are dead letters")
+    assert client.left() == (0, 0)
+
+
+def test_a_job_that_does_not_fit_the_model_fails_with_the_reason(redis_url: str, client: Client) -> None:
+    with RunningSlot(redis_url):
+        wrong, right = client.submit(np.zeros((1, 5)), 2.0)
+        outcomes = client.wait([wrong, right])
+    assert outcomes[0].status is Status.FAILED
+    assert outcomes[0].note["reason"] == "invalid_input"
+    assert "must be float32[4] per row" in outcomes[0].note["error"]
+    assert first(outcomes[1]) == 4.0
+
+
+def test_a_deadline_that_passes_in_the_queue_expires_the_job_unrun(redis_url: str, client: Client) -> None:
+    slot = RunningSlot(redis_url)
+    ids = client.submit(1.0, deadline_ms=1) + client.submit(2.0, deadline_ms=60_000)
+    wait_until(lambda: _age_ms(client, ids[0]) > 5, "the deadline is past")
+    with slot:
+        outcomes = client.wait(ids)
+    assert [one.status for one in outcomes] == [Status.EXPIRED, Status.DONE]
+    assert [value for batch in slot.backend.batches for value in batch] == [2.0]
+
+
+def _age_ms(client: Client, _: str) -> float:
+    seconds, micros = client.link.call("TIME")
+    (entry, _fields), *_rest = client.link.call("XRANGE", Queue(MODEL, "x").lanes[1], "-", "+")
+    return int(seconds) * 1e3 + int(micros) / 1e3 - int(entry.partition(b"-")[0])
+
+
+def test_a_silent_engine_is_killed_and_its_batch_marked(redis_url: str, client: Client) -> None:
+    engine = SilentEngine(SPEC, Doubler())
+    slot = RunningSlot(redis_url, engine=engine, hang_floor_s=0.2)
+    ids = client.submit(1.0)
+    slot.thread.start()
+    verdict = slot.join()
+    assert verdict.exit is Exit.HANG
+    assert engine.was_killed
+    (lease,) = client.link.call("XPENDING", slot.queue.lanes[1], keys.GROUP, "-", "+", 10)
+    assert (lease[1], lease[3]) == (b"returned", 2)
+    with RunningSlot(redis_url):
+        assert first(client.wait(ids)[0]) == 2.0
+
+
+def test_a_slot_at_its_job_limit_retires_only_while_another_is_ready(
+    redis_url: str, client: Client, link: Link
+) -> None:
+    link.call("HSET", keys.wanted(MODEL), "h", 2)
+    slot = RunningSlot(redis_url, retire={"max_jobs": 10})
+    with slot:
+        client.wait(client.submit(*range(20)))
+        client.wait(client.submit(*range(5)))
+        assert slot.verdict is None, "no other slot is ready, so it goes on"
+        seconds, _ = link.call("TIME")
+        link.call("ZADD", keys.ready(MODEL), int(seconds) * 1000 + 60_000, "other/1")
+        wait_until(lambda: slot.verdict is not None, "the slot retires")
+    assert slot.verdict is not None
+    assert slot.verdict.exit is Exit.MAX_JOBS
+
+
+def test_waiting_for_company_is_bounded_and_off_by_default(redis_url: str, client: Client) -> None:
+    backend = Doubler()
+    with RunningSlot(redis_url, backend=backend, max_wait_ms=150.0):
+        ids = []
+        for number in range(5):
+            ids += client.submit(float(number))
+        client.wait(ids)
+    assert len(backend.batches) < 5, "jobs that came one by one shared a batch"
+
+
+RAW = ModelSpec(
+    name=MODEL, version="1", takes="bytes", inputs=(TensorSpec("x", "float32", (4,)),),
+    outputs=(TensorSpec("y", "float32", (4,)),), max_rows=64, has_postprocess=True,
+)  # fmt: skip
+
+
+class Lengths:
+    """Takes the length of each item; refuses empty ones."""
+
+    @staticmethod
+    def preprocess(items: list[bytes]) -> list[object]:
+        return [{"x": np.full(4, len(item), "float32")} if item else ValueError("empty item") for item in items]
+
+    @staticmethod
+    def postprocess(outputs: dict[str, np.ndarray], rows: int) -> list[dict[str, float]]:
+        return [{"twice": float(value)} for value in outputs["y"][:rows, 0]]
+
+
+def test_raw_items_go_through_the_pipeline_and_a_refused_one_fails_alone(redis_url: str, link: Link) -> None:
+    slot = RunningSlot(redis_url, model=RAW, pipeline=Lengths)
+    client = Client(redis_url, RAW)
+    with slot:
+        outcomes = client.wait(client.submit(b"four", b"", b"seventeen letters", kind=Kind.BYTES))
+    client.link.close()
+    assert [one.status for one in outcomes] == [Status.DONE, Status.FAILED, Status.DONE]
+    assert outcomes[1].note == {"reason": "input_error", "error": "ValueError: empty item"}
+    assert msgspec.msgpack.decode(outcomes[2].data) == {"twice": 34.0}
+    assert outcomes[2].note["is_value"]
