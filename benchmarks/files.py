@@ -1,7 +1,7 @@
 """Real files of known kind on this machine: Python's library and its site-packages, a fair share of each extension.
 
 A file's extension is taken for the truth; where an extension tells less than the model does, several labels are right
-(a .h may be C or C++, a .txt any plain text). Extensions that tell nothing, or that the model does not know, are left out.
+(a .h may be C or C++, a .json may hold lines of it). Extensions that tell nothing, or that the model does not know, are left out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LABELS: dict[str, frozenset[str]] = {
         ".cmake": "cmake", ".proto": "proto", ".html": "html", ".css": "css", ".xml": "xml", ".xsl": "xml",
         ".svg": "svg", ".json": "json jsonl", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml", ".ini": "ini",
         ".cfg": "ini", ".csv": "csv", ".md": "markdown", ".rst": "rst", ".tex": "latex", ".ipynb": "ipynb",
-        ".txt": "txt ini markdown rst csv", ".pem": "pem", ".png": "png", ".gif": "gif", ".jpg": "jpeg",
+        ".pem": "pem", ".png": "png", ".gif": "gif", ".jpg": "jpeg",
         ".wav": "wav", ".gz": "gzip", ".bz2": "bzip", ".xz": "xz", ".zip": "zip", ".whl": "zip", ".exe": "pebin",
         ".npy": "npy", ".npz": "npz zip", ".onnx": "onnx", ".ttf": "ttf", ".woff2": "woff2",
     }.items()

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import hiredis
 import redis
-from redis.exceptions import BusyLoadingError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, AuthorizationError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeout
 
@@ -27,6 +27,9 @@ Command: TypeAlias = Sequence[Arg]
 
 # What a lost connection looks like; everything else from Redis is an answer.
 LOST = (RedisConnectionError, RedisTimeout, OSError)
+
+# A server that starts, follows or was demoted: as good as away, and worth coming back to.
+_NOT_NOW = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
 
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 5.0
@@ -63,7 +66,11 @@ def safe_url(url: str) -> str:
 
 def _reply_error(text: str) -> RedisError:
     """hiredis gives the error's text; redis-py's classes name the ones that matter to us."""
-    return NoScriptError(text) if text.startswith("NOSCRIPT") else ResponseError(text)
+    if text.startswith("NOSCRIPT"):
+        return NoScriptError(text)
+    if text.startswith(_NOT_NOW):
+        return RedisConnectionError(text)
+    return ResponseError(text)
 
 
 class Link:
@@ -107,16 +114,17 @@ class Link:
             known = self.call("SCRIPT", "EXISTS", *(digest for _, digest in SCRIPTS.values()))
             if not all(known):
                 self.reload()
-        except LOST:
+        except RedisError as error:
             self.close()
-            raise
-        except RedisError as error:  # wrong password, no permission, or not there yet
-            self.close()
-            if isinstance(error, BusyLoadingError) or str(error).startswith(("LOADING", "MASTERDOWN")):
-                raise RedisConnectionError(str(error)) from None
+            is_refusal = isinstance(error, AuthenticationError | AuthorizationError | ResponseError)
+            if isinstance(error, LOST) and not is_refusal:
+                raise
             raise RedisUnavailable(
                 f"Redis at {safe_url(self.url)} refused us: {error}; check its URL and ACL"
             ) from None
+        except OSError:
+            self.close()
+            raise
 
     def connect_within(self, seconds: float, *, wait: Callable[[float], Any] = time.sleep) -> None:
         """Connects, trying again with back-off and jitter for `seconds`. Raises RedisUnavailable at their end."""
@@ -230,4 +238,4 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def is_missing_group(error: BaseException) -> bool:
     """Whether streams or their group are gone (FLUSHALL, a new server)."""
-    return isinstance(error, ResponseError) and "NOGROUP" in str(error)
+    return isinstance(error, ResponseError) and ("NOGROUP" in str(error) or str(error).startswith("UNBLOCKED"))

@@ -32,6 +32,7 @@ from workers.stow import Stower
 from workers.wire import Wire
 
 MODEL = "doubler"
+DEFAULTS = Limits()
 SPEC = ModelSpec(
     name=MODEL, version="1", takes="tensors", inputs=(TensorSpec("x", "float32", (4,)),),
     outputs=(TensorSpec("y", "float32", (4,)),), max_rows=64,
@@ -130,7 +131,7 @@ class RunningSlot:
         engine: Any = None,
         model: ModelSpec = SPEC,
         pipeline: Any = None,
-        limits: Limits = Limits(),
+        limits: Limits = DEFAULTS,
         retire: dict[str, Any] | None = None,
         **slot: Any,
     ) -> None:
@@ -146,9 +147,9 @@ class RunningSlot:
         beside.connect()
 
         def restore() -> None:
-            self.restored += 1
             self.queue.ensure_groups(beside)
             spec.publish(beside, model, limits)
+            self.restored += 1
 
         restore()
         self.restored = 0
