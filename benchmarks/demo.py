@@ -178,7 +178,7 @@ def table(figures: dict[str, Any]) -> str:
         ("accuracy by extension", f"{figures['accuracy']:.1%}"),
         ("files/s", f"{figures['files_per_s']:.0f}"),
         ("mean batch", f"{figures['mean_batch']:.1f}"),
-        ("p50 / p99", f"{figures['p50_ms']:.0f} / {figures['p99_ms']:.0f} ms"),
+        (f"p50 / p99, {WINDOW} in flight", f"{figures['p50_ms']:.0f} / {figures['p99_ms']:.0f} ms"),
         ("slots ended", restarts),
     ]
     return f"{report.table(rows, right=())}\n\n{figures['machine']}, {figures['cores']} cores; {figures['server']}"

@@ -32,8 +32,10 @@ from producer.tickets import LOOK_MOST_S, SPEC_TRIES, Parcel, Sink, Ticket, gone
 from producer.window import Window, with_index
 
 
-class AsyncHandle(Ticket, eq=False, gc=False, weakref=True):
+class AsyncHandle(Ticket):
     """One submitted job; see `Handle`."""
+
+    __slots__ = ()
 
     async def result(self, timeout: float | None = None) -> Result:
         """As `Handle.result`."""
