@@ -35,6 +35,8 @@ CHUNK_JOBS = 256
 CHUNK_BYTES = 1 << 20
 FIND_LIMIT_BYTES = 4 << 20  # a queue that holds more is not searched for an id: it would hold Redis up
 OOM_RETRY_AFTER_S = 1.0
+# Redis 6.2 cuts a BLPOP timeout to whole milliseconds, and 0 blocks for ever: 1 ms stalled now and then [M], 5 ms cannot.
+MIN_BLOCK_S = 0.005
 
 _answer = msgspec.msgpack.Decoder(tuple[str, str, int, int, str, list[Any]])
 
@@ -285,8 +287,8 @@ class Intake:
     # --- waiting ----------------------------------------------------------------------------
 
     def wait(self, slice_s: float) -> Command:
-        """Blocks for the next element of the reply list."""
-        return ["BLPOP", self.reply_key, max(slice_s, 0.001)]
+        """Blocks for the next element of the reply list, MIN_BLOCK_S at least."""
+        return ["BLPOP", self.reply_key, round(max(slice_s, MIN_BLOCK_S), 3)]
 
     def drain(self, count: int) -> Command:
         """Takes up to `count` elements of the reply list without blocking."""

@@ -84,11 +84,13 @@ class Queue:
     # --- claiming ---------------------------------------------------------------------------
 
     def ensure_groups(self, link: Link) -> None:
-        """Creates the streams and their group where they are missing. One round trip."""
-        replies = link.call_all([("XGROUP", "CREATE", lane, keys.GROUP, "0", "MKSTREAM") for lane in self.lanes])
-        for reply in replies:
-            if isinstance(reply, Exception) and "BUSYGROUP" not in str(reply):
-                raise reply
+        """Creates the streams and their group where they are missing; where none is, this passes at maxmemory."""
+        found = link.call_all([("XINFO", "GROUPS", lane) for lane in self.lanes])
+        for lane, groups in zip(self.lanes, found, strict=True):
+            if isinstance(groups, Exception) or all(group[1] != keys.GROUP.encode() for group in groups):
+                (reply,) = link.call_all([("XGROUP", "CREATE", lane, keys.GROUP, "0", "MKSTREAM")])
+                if isinstance(reply, Exception) and "BUSYGROUP" not in str(reply):
+                    raise reply
 
     def claim(self, room: int) -> Command:
         """Claims up to `room` jobs without blocking: returned leases first, then lanes by priority."""

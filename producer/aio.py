@@ -8,27 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-from broker.errors import (
-    InvalidInput,
-    JobFailed,
-    PenstockError,
-    QueueFull,
-    RedisUnavailable,
-    ResultExpired,
-    SubmitUnknown,
-)
-from broker.intake import CHUNK_BYTES, CHUNK_JOBS, Answer, new_client, split_public_id, state_of
+from broker.errors import InvalidInput, JobFailed, PenstockError, QueueFull, SubmitUnknown
+from broker.intake import CHUNK_BYTES, CHUNK_JOBS, new_client, split_public_id
 from broker.settings import load
-from producer import results, talks
-from producer.aline import AsyncLine, AsyncReader
-from producer.channel import Channel, JobNumbers, Packer, at_input
+from producer import talks
+from producer.aline import AsyncLine
+from producer.awaiter import AsyncWaiter
+from producer.channel import JobNumbers, Packer, at_input
 from producer.options import Options
+from producer.outbox import AsyncModel
 from producer.results import Result
-from producer.tickets import LOOK_MOST_S, SPEC_TRIES, Parcel, Sink, Ticket, gone, late
+from producer.tickets import SPEC_TRIES, Parcel, Sink, Ticket
 from producer.window import Window, with_index
 
 
@@ -54,85 +47,7 @@ class AsyncHandle(Ticket):
         return bool(await self._producer._cancel(self))
 
 
-class Letter(NamedTuple):
-    """A parcel in the outbox, and who waits for its answer and place in the chunk."""
-
-    parcel: Parcel
-    answered: asyncio.Future[tuple[Answer, int]]
-
-
-class AsyncModel(Channel):
-    """One model as this producer uses it: beside the channel, the outbox and the reader of its reply list."""
-
-    def __init__(self, name: str, client: str, url: str, line: AsyncLine, patience_s: float) -> None:
-        super().__init__(name, client)
-        self.reader = AsyncReader(url, self.intake, self.mailbox, patience_s=patience_s)
-        self.learning = asyncio.Lock()
-        self.flusher: asyncio.Task[None] | None = None
-        self._line = line
-        self._outbox: dict[tuple[int, int, int], deque[Letter]] = {}
-
-    async def post(self, parcel: Parcel, terms: Options) -> tuple[Answer, int]:
-        """Puts a parcel in the outbox; its answer, and where in the answered chunk the parcel began."""
-        loop = asyncio.get_running_loop()
-        letter = Letter(parcel, loop.create_future())
-        self._outbox.setdefault((terms.lane, terms.delay_ms, terms.deadline_ms), deque()).append(letter)
-        if self.flusher is None:
-            self.flusher = loop.create_task(self._flush())
-        return await letter.answered
-
-    async def _flush(self) -> None:
-        try:
-            while self._outbox:
-                terms = next(iter(self._outbox))
-                letters = self._take(terms)
-                if letters:
-                    await self._deliver(letters, terms)
-                    await asyncio.sleep(0)  # lets those answered submit again before the next chunk is closed
-        finally:
-            self.flusher = None
-
-    def _take(self, terms: tuple[int, int, int]) -> list[Letter]:
-        """As many letters of the same terms as make a chunk."""
-        box = self._outbox[terms]
-        letters: list[Letter] = []
-        jobs = size = 0
-        while box:
-            parcel = box[0].parcel
-            if letters and (jobs + len(parcel.blobs) > CHUNK_JOBS or size + parcel.size > CHUNK_BYTES):
-                return letters
-            letter = box.popleft()
-            if not letter.answered.done():  # its task may have been cancelled before it was sent
-                letters.append(letter)
-                jobs += len(parcel.blobs)
-                size += parcel.size
-        del self._outbox[terms]
-        return letters
-
-    async def _deliver(self, letters: list[Letter], terms: tuple[int, int, int]) -> None:
-        lane, delay_ms, deadline_ms = terms
-        parcels = [letter.parcel for letter in letters]
-        talk = talks.submit(self, parcels, lane=lane, delay_ms=delay_ms, deadline_ms=deadline_ms)
-        try:
-            answer = await self._line.run(talk, job_id=parcels[0].tickets[0].id)
-        except PenstockError as error:
-            for letter in letters:
-                if not letter.answered.done():
-                    letter.answered.set_exception(error)
-            return
-        offset = 0
-        for at, letter in enumerate(letters):
-            count = len(letter.parcel.tickets)
-            if not letter.answered.done():
-                letter.answered.set_result((answer.of(offset, count), offset))
-            offset += count
-            if answer.accepted < offset and answer.is_of_one_job:
-                # One job stopped the chunk; those behind it have done nothing wrong and go first in the next.
-                self._outbox.setdefault(terms, deque()).extendleft(reversed(letters[at + 1 :]))
-                return
-
-
-class AsyncProducer:
+class AsyncProducer(AsyncWaiter):
     """Submits jobs to models and gives their results, for asyncio. An async context manager; see `Producer`."""
 
     def __init__(self, url: str | None = None, *, submit_timeout_s: float = 10.0) -> None:
@@ -314,67 +229,6 @@ class AsyncProducer:
                 error.accepted = handles  # type: ignore[attr-defined]
             raise error
         return handles
-
-    # --- waiting ----------------------------------------------------------------------------
-
-    async def _await(self, ticket: Ticket, timeout: float | None, sink: Sink | None = None) -> None:
-        place: AsyncModel = ticket._channel  # type: ignore[assignment]
-        target = sink or ticket
-        started = time.monotonic()
-        deadline = started + timeout if timeout is not None else float("inf")
-        pause, away_since = 1.0, 0.0
-        if ticket._is_late_or_foreign(started):
-            await self._look(place, ticket)
-        while target._blob is None:
-            now = time.monotonic()
-            try:
-                if await place.reader.wait(target, min(deadline, now + pause)):
-                    return
-                if time.monotonic() >= deadline:
-                    raise late(ticket, timeout, await self._line.run(talks.load_text(place)))
-                await self._look(place, ticket)
-                away_since = 0.0
-            except RedisUnavailable:
-                away_since = away_since or now
-                if time.monotonic() - away_since >= self._patience_s or time.monotonic() >= deadline:
-                    raise
-                await asyncio.sleep(0.05)
-            pause = min(2 * pause, LOOK_MOST_S)
-
-    async def _look(self, place: AsyncModel, ticket: Ticket) -> str:
-        state, outcomes = await self._line.run(talks.look(place, ticket))
-        for outcome in outcomes:
-            place.reader.take(outcome)
-        if outcomes and ticket._blob is None:
-            ticket._blob = outcomes[0]
-        if state == "unknown" and not await place.reader.wait(ticket, time.monotonic() + talks.GRACE_S):
-            place.mailbox.forget(ticket)
-            raise gone(ticket)
-        return state
-
-    async def _read(self, ticket: Ticket, index: int = -1) -> Result:
-        blob = ticket._blob
-        assert blob is not None
-        if results.is_elsewhere(blob):
-            blob = await self._line.run(talks.stored(ticket._channel, ticket))
-            if blob is None:
-                raise gone(ticket)
-            ticket._blob = blob
-        return results.read(ticket._channel.model, blob, index)
-
-    async def _status(self, ticket: Ticket) -> str:
-        place: AsyncModel = ticket._channel  # type: ignore[assignment]
-        if ticket._blob is None:
-            try:
-                state = await self._look(place, ticket)
-            except ResultExpired:
-                return "unknown"
-            if ticket._blob is None:
-                return "unknown" if state == "hidden" else state
-        return state_of(ticket._blob)
-
-    async def _cancel(self, ticket: Ticket) -> bool:
-        return await self._line.run(talks.cancel(ticket._channel, ticket))
 
 
 def _until(wait_s: float | None) -> float:

@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@click.option("--input", "tensors", metavar="FILE", help="Tensors: .npy, .npz, .json (a list, or name to list), - for stdin.")
+@click.option(
+    "--input", "tensors", metavar="FILE", help="Tensors: .npy, .npz, .json (a list, or name to list), - for stdin."
+)
 @click.option("--file", "file", metavar="PATH", help="Raw bytes for the model's preprocess; - for stdin.")
 @click.option("--text", metavar="TEXT", help="Text for the model's preprocess.")
 @click.option("--lane", type=click.Choice(LANES), default="normal", show_default=True, help="Priority.")
 @click.option("--deadline", "deadline_s", type=float, metavar="SECONDS", help="Its forward must begin within.")
-@click.option("--timeout", "timeout_s", type=float, default=60.0, show_default=True, metavar="SECONDS", help="Wait so long.")
+@click.option(
+    "--timeout", "timeout_s", type=float, default=60.0, show_default=True, metavar="SECONDS", help="Wait so long."
+)
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for the result, or print the job's id.")
 @click.option("--json", "is_json", is_flag=True, help="Print JSON for programs.")
 @click.option("--config", metavar="FILE", help="pool.toml to take the Redis URL from.")

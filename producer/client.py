@@ -12,18 +12,17 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 from weakref import WeakSet
 
-from broker.connection import Link
-from broker.errors import InvalidInput, PenstockError, QueueFull, RedisUnavailable, ResultExpired
-from broker.intake import CHUNK_BYTES, CHUNK_JOBS, new_client, split_public_id, state_of
+from broker.errors import InvalidInput, PenstockError, QueueFull
+from broker.intake import CHUNK_BYTES, CHUNK_JOBS, new_client, split_public_id
 from broker.settings import load
-from producer import results, talks
-from producer.channel import Channel, JobNumbers, Packer, at_input
+from producer import talks
+from producer.channel import JobNumbers, Packer, at_input
 from producer.handle import Handle
 from producer.line import Line
 from producer.options import Options
-from producer.reader import Reader
 from producer.results import Result
-from producer.tickets import LOOK_MOST_S, SPEC_TRIES, Parcel, Sink, Ticket, gone, late
+from producer.tickets import SPEC_TRIES, Parcel, Sink
+from producer.waiter import Model, Waiter
 from producer.window import run_window
 
 DRAIN_EVERY = 4096  # jobs submitted while nobody waits, before the reply list is emptied in passing
@@ -31,27 +30,7 @@ DRAIN_EVERY = 4096  # jobs submitted while nobody waits, before the reply list i
 _producers: WeakSet[Producer] = WeakSet()
 
 
-class Model(Channel):
-    """One model as this Producer uses it: beside the channel, the reader of its reply list."""
-
-    def __init__(self, name: str, client: str, url: str, patience_s: float) -> None:
-        super().__init__(name, client)
-        self.url = url
-        self.patience_s = patience_s
-        self.unread = 0
-        self._read_by(Link(url))
-
-    def _read_by(self, link: Link) -> None:
-        self.reader = Reader(link, self.intake, self.mailbox, patience_s=self.patience_s)
-
-    def renew(self, client: str) -> None:
-        """After a fork. Closing our copy of the socket leaves the parent's connection as it was."""
-        super().renew(client)
-        self.reader.abandon()
-        self._read_by(Link(self.url))
-
-
-class Producer:
+class Producer(Waiter):
     """Submits jobs to models and gives their results. A context manager; `close()` waits for submits under way.
 
     `url` defaults to the pool's (PENSTOCK_REDIS_URL, or redis.url in pool.toml). It connects at first use and raises
@@ -249,70 +228,6 @@ class Producer:
             place.unread = 0
             place.reader.drain()
         return handles
-
-    # --- waiting (called by Handle and window) ----------------------------------------------
-
-    def _await(self, ticket: Ticket, timeout: float | None, sink: Sink | None = None) -> None:
-        """Until the ticket, or any of its sink's, has its outcome. Raises ResultTimeout, ResultExpired."""
-        place: Model = ticket._channel  # type: ignore[assignment]
-        target = sink or ticket
-        started = time.monotonic()
-        deadline = started + timeout if timeout is not None else float("inf")
-        pause, away_since = 1.0, 0.0
-        place.unread = 0
-        if ticket._is_late_or_foreign(started):
-            self._look(place, ticket)
-        while target._blob is None:
-            now = time.monotonic()
-            try:
-                if place.reader.wait(target, min(deadline, now + pause)):
-                    return
-                if time.monotonic() >= deadline:
-                    raise late(ticket, timeout, self._line.run(talks.load_text(place)))
-                self._look(place, ticket)
-                away_since = 0.0
-            except RedisUnavailable:
-                away_since = away_since or now
-                if time.monotonic() - away_since >= self._patience_s or time.monotonic() >= deadline:
-                    raise
-                time.sleep(0.05)
-            pause = min(2 * pause, LOOK_MOST_S)
-
-    def _look(self, place: Model, ticket: Ticket) -> str:
-        """Looks for a job whose reply does not come; its state. Raises ResultExpired when it is nowhere."""
-        state, outcomes = self._line.run(talks.look(place, ticket))
-        for outcome in outcomes:
-            place.reader.take(outcome)
-        if outcomes and ticket._blob is None:  # its ticket was replaced in the mailbox by another one of the same id
-            ticket._blob = outcomes[0]
-        if state == "unknown" and not place.reader.wait(ticket, time.monotonic() + talks.GRACE_S):
-            place.mailbox.forget(ticket)
-            raise gone(ticket)
-        return state
-
-    def _read(self, ticket: Ticket, index: int = -1) -> Result:
-        blob = ticket._blob
-        assert blob is not None
-        place = ticket._channel
-        if results.is_elsewhere(blob):
-            blob = self._line.run(talks.stored(place, ticket))
-            if blob is None:
-                raise gone(ticket)
-            ticket._blob = blob
-        return results.read(place.model, blob, index)
-
-    def _status(self, ticket: Ticket) -> str:
-        if ticket._blob is None:
-            try:
-                state = self._look(ticket._channel, ticket)  # type: ignore[arg-type]
-            except ResultExpired:
-                return "unknown"
-            if ticket._blob is None:
-                return "unknown" if state == "hidden" else state
-        return state_of(ticket._blob)
-
-    def _cancel(self, ticket: Ticket) -> bool:
-        return self._line.run(talks.cancel(ticket._channel, ticket))
 
     def _renew(self) -> None:
         """In a forked child: another client, other connections; the parent's tickets become another client's jobs."""

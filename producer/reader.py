@@ -103,10 +103,12 @@ class Reader:
             try:
                 if link.fileno() < 0:
                     self._connect(left)
-                link.send(intake.wait(min(left, SLICE_S)))
+                block = intake.wait(min(left, SLICE_S))
                 has_more = len(self._mailbox) > 1
-                if has_more:
-                    link.send(intake.drain(self._drain_count))
+                if has_more:  # one round trip: what came with the first element is drained at once
+                    link.send(block, intake.drain(self._drain_count))
+                else:
+                    link.send(block)
                 popped = link.read()
                 if popped is not None:
                     self._route((popped[1],))

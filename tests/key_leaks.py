@@ -10,8 +10,5 @@ def leaked_keys(link: Link) -> list[str]:
     """Keys that would live for ever without anyone having said so."""
     names = link.call("KEYS", "*")
     ttls = link.call_all([("PTTL", name) for name in names])
-    return sorted(
-        name.decode()
-        for name, ttl in zip(names, ttls, strict=True)
-        if ttl == -1 and not keys.is_permanent(name.decode())
-    )  # fmt: skip
+    unbounded = [name.decode(errors="replace") for name, ttl in zip(names, ttls, strict=True) if ttl == -1]
+    return sorted(name for name in unbounded if not keys.is_permanent(name))

@@ -45,7 +45,8 @@ local function finish(id, state, ttl_s, size, blob)
     redis.call('SET', prefix .. 'result:' .. id, blob, 'EX', ttl_s)
     due[ttl_s] = (due[ttl_s] or 0) + #blob + RESULT_OVERHEAD
   end
-  reply(string.match(id, '^[^-]+'), short)
+  local client = string.match(id, '^[^-]+')
+  if client then reply(client, short) end -- none in a garbled id: nobody waits, and the batch must not fail for it
   if is_watched then
     local names = redis.call('HGET', watchers, id)
     if names then
@@ -90,6 +91,7 @@ end
 
 -- id, result_ttl_s (0 when the result is not stored) of a job blob; see broker/codec.py for the layout.
 local function read_job(blob)
+  if #blob < 16 then return 'unreadable-0', 0 end -- shorter than its head; broker/queue.py names it so too
   local bits, id_len = string.byte(blob, 2), string.byte(blob, 3)
   local ttl_s = struct.unpack('<I4', blob, 9)
   if math.floor(bits / 8) % 2 == 0 then ttl_s = 0 end

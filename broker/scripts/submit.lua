@@ -45,9 +45,10 @@ if stored_bytes > 0 and bucket > tonumber(usage[3] or 0) then
       bytes = bytes + tonumber(all[i + 1])
     end
   end
+  -- HSET first: HDEL as the first write would let the rest of this script pass at maxmemory.
+  redis.call('HSET', KEYS[3], 'swept_bucket', bucket)
   for i = 1, #past do redis.call('HDEL', KEYS[4], past[i]) end
   if bytes > 0 then stored_bytes = redis.call('HINCRBY', KEYS[3], 'stored_bytes', -bytes) end
-  redis.call('HSET', KEYS[3], 'swept_bucket', bucket)
 end
 
 local depth = redis.call('XLEN', KEYS[7]) + redis.call('XLEN', KEYS[8]) + redis.call('XLEN', KEYS[9])

@@ -199,7 +199,9 @@ def test_a_lost_reply_is_found_by_its_stored_result(producer: Producer, link: Li
         handle.result(5)
 
 
-def test_redis_going_away_while_waiting_is_told(tmp_path: object, redis_url: str, link: Link, producer: Producer) -> None:
+def test_redis_going_away_while_waiting_is_told(
+    tmp_path: object, redis_url: str, link: Link, producer: Producer
+) -> None:
     # given
     with Producer(redis_url, submit_timeout_s=0.2) as impatient:
         handle = impatient.submit(MODEL, ROW)

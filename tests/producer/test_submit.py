@@ -47,7 +47,7 @@ def test_many_jobs_are_queued_in_order_whatever_the_chunks(producer: Producer, l
 
 
 def test_a_bad_input_among_many_names_its_place_and_what_was_queued(producer: Producer, link: Link) -> None:
-    with pytest.raises(InvalidInput, match="input number 300: .* the first 256 were queued") as caught:
+    with pytest.raises(InvalidInput, match=r"input number 300: .* the first 256 were queued") as caught:
         producer.submit_many(MODEL, [ROW] * 300 + [np.zeros(3, "f4")])
     assert len(caught.value.accepted) == depth(link) == 256  # type: ignore[attr-defined]
 
@@ -63,9 +63,7 @@ def test_a_full_queue_says_which_prefix_it_took(producer: Producer, publish: Pub
     assert caught.value.retry_after_s == 1.0
 
 
-def test_waiting_for_room_sends_only_the_rest(
-    producer: Producer, publish: Publish, link: Link, redis_url: str
-) -> None:
+def test_waiting_for_room_sends_only_the_rest(producer: Producer, publish: Publish, link: Link, redis_url: str) -> None:
     # given
     publish(limits=Limits(max_jobs=100))
     drain_fast(link)
@@ -214,7 +212,7 @@ def test_forgotten_scripts_are_loaded_again(producer: Producer, link: Link) -> N
 def test_redis_down_at_first_use_says_where_and_what_to_do() -> None:
     with (
         Producer("unix:///nowhere/redis.sock", submit_timeout_s=0.1) as producer,
-        pytest.raises(RedisUnavailable, match="no Redis at unix:///nowhere/redis.sock .* start it, or set redis.url"),
+        pytest.raises(RedisUnavailable, match=r"no Redis at unix:///nowhere/redis.sock .* start it, or set redis.url"),
     ):
         producer.submit(MODEL, ROW)
 

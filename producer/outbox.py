@@ -1,0 +1,93 @@
+"""Where the asyncio client's parcels of one tick wait for each other, and travel as one chunk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import NamedTuple
+
+from broker.errors import PenstockError
+from broker.intake import CHUNK_BYTES, CHUNK_JOBS, Answer
+from producer import talks
+from producer.aline import AsyncLine, AsyncReader
+from producer.channel import Channel
+from producer.options import Options
+from producer.tickets import Parcel
+
+
+class Letter(NamedTuple):
+    """A parcel in the outbox, and who waits for its answer and place in the chunk."""
+
+    parcel: Parcel
+    answered: asyncio.Future[tuple[Answer, int]]
+
+
+class AsyncModel(Channel):
+    """One model as this producer uses it: beside the channel, the outbox and the reader of its reply list."""
+
+    def __init__(self, name: str, client: str, url: str, line: AsyncLine, patience_s: float) -> None:
+        super().__init__(name, client)
+        self.reader = AsyncReader(url, self.intake, self.mailbox, patience_s=patience_s)
+        self.learning = asyncio.Lock()
+        self.flusher: asyncio.Task[None] | None = None
+        self._line = line
+        self._outbox: dict[tuple[int, int, int], deque[Letter]] = {}
+
+    async def post(self, parcel: Parcel, terms: Options) -> tuple[Answer, int]:
+        """Puts a parcel in the outbox; its answer, and where in the answered chunk the parcel began."""
+        loop = asyncio.get_running_loop()
+        letter = Letter(parcel, loop.create_future())
+        self._outbox.setdefault((terms.lane, terms.delay_ms, terms.deadline_ms), deque()).append(letter)
+        if self.flusher is None:
+            self.flusher = loop.create_task(self._flush())
+        return await letter.answered
+
+    async def _flush(self) -> None:
+        try:
+            while self._outbox:
+                terms = next(iter(self._outbox))
+                letters = self._take(terms)
+                if letters:
+                    await self._deliver(letters, terms)
+                    await asyncio.sleep(0)  # lets those answered submit again before the next chunk is closed
+        finally:
+            self.flusher = None
+
+    def _take(self, terms: tuple[int, int, int]) -> list[Letter]:
+        """As many letters of the same terms as make a chunk."""
+        box = self._outbox[terms]
+        letters: list[Letter] = []
+        jobs = size = 0
+        while box:
+            parcel = box[0].parcel
+            if letters and (jobs + len(parcel.blobs) > CHUNK_JOBS or size + parcel.size > CHUNK_BYTES):
+                return letters
+            letter = box.popleft()
+            if not letter.answered.done():  # its task may have been cancelled before it was sent
+                letters.append(letter)
+                jobs += len(parcel.blobs)
+                size += parcel.size
+        del self._outbox[terms]
+        return letters
+
+    async def _deliver(self, letters: list[Letter], terms: tuple[int, int, int]) -> None:
+        lane, delay_ms, deadline_ms = terms
+        parcels = [letter.parcel for letter in letters]
+        talk = talks.submit(self, parcels, lane=lane, delay_ms=delay_ms, deadline_ms=deadline_ms)
+        try:
+            answer = await self._line.run(talk, job_id=parcels[0].tickets[0].id)
+        except PenstockError as error:
+            for letter in letters:
+                if not letter.answered.done():
+                    letter.answered.set_exception(error)
+            return
+        offset = 0
+        for at, letter in enumerate(letters):
+            count = len(letter.parcel.tickets)
+            if not letter.answered.done():
+                letter.answered.set_result((answer.of(offset, count), offset))
+            offset += count
+            if answer.accepted < offset and answer.is_of_one_job:
+                # One job stopped the chunk; those behind it have done nothing wrong and go first in the next.
+                self._outbox.setdefault(terms, deque()).extendleft(reversed(letters[at + 1 :]))
+                return
