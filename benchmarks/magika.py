@@ -1,7 +1,7 @@
 """Magika on real files: one slot against the same session called in a bare loop. Bytes in, labels out, on both sides.
 
-The bare loop has no Redis and no second process: preprocess, session.run, postprocess on full batches in this process, of 16 or
-32 files, whichever is faster here.
+The bare loop has no Redis and no second process: preprocess, session.run, postprocess on full batches in this process. It runs at
+16 files a batch and at 32, the slot's largest; the ratio is taken to the size that is faster here.
 """
 
 from __future__ import annotations
@@ -60,10 +60,6 @@ class BareLoop:
         assert pipeline is not None
         self._pipeline: Any = pipeline
         self._run = bare.session(artifact.read("model.onnx")).run
-
-    def fastest_batch(self, samples: list[Sample]) -> int:
-        """16 or 32."""
-        return max(BATCHES, key=lambda size: self.measure(samples[: 2 * max(BATCHES)], size).files_per_s)
 
     def measure(self, samples: list[Sample], size: int) -> Speed:
         """All files, `size` at a time."""

@@ -17,6 +17,7 @@ Keys of one model share the hash tag {model}, so a script may touch them togethe
 | counters, stored         | hash   | all scripts          | permanent                                 |
 | ready, failing           | zset   | slot                 | permanent; members expire by score        |
 | retiring                 | zset   | slot                 | permanent; members expire by score        |
+| due                      | zset   | slot                 | permanent; members leave when not ready   |
 | wanted                   | hash   | operators            | permanent; host -> slots of the model     |
 | slots                    | zset   | slot                 | permanent; members expire by score        |
 | slot                     | hash   | slot                 | SLOT_TTL_MS after the last beat           |
@@ -46,7 +47,7 @@ REQUEST_WINDOW = 128
 
 # Prefix of every key that may live without a TTL; the key-leak check in tests reads this.
 PERMANENT = (
-    "lane", "delayed", "dead", "spec", "counters", "stored", "ready", "failing", "retiring", "wanted",
+    "lane", "delayed", "dead", "spec", "counters", "stored", "ready", "failing", "retiring", "due", "wanted",
     "slots", "assignment", "restarts", "exits", "models",
 )  # fmt: skip
 
@@ -119,6 +120,11 @@ def failing(model: str) -> str:
 
 def retiring(model: str) -> str:
     return of_model(model) + "retiring"
+
+
+def due(model: str) -> str:
+    """Slots that must retire and wait for a place, by the time they became due."""
+    return of_model(model) + "due"
 
 
 def wanted(model: str) -> str:

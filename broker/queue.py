@@ -6,6 +6,7 @@ No I/O here: the slot sends the commands over its Link and may have several unde
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any, Literal
 
 import msgspec
@@ -127,7 +128,7 @@ class Queue:
             lane = self.lanes.index(stream.decode())
             for entry, fields in entries:
                 self._decode(lane, entry, fields, 1, jobs, broken)
-        jobs.sort(key=_lane)
+        jobs.sort(key=attrgetter("lane"))
         return Claimed(now_ms=0, jobs=jobs, broken=broken)
 
     def _decode(
@@ -238,14 +239,13 @@ class Queue:
             [most, keys.MOVED_TTL_MS],
         )
 
-    def ask_to_retire(self, slot: str, *, place_ttl_ms: int) -> Command:
-        """Asks for a place among those retiring; the reply is 1 when granted."""
+    def ask_to_retire(self, slot: str, *, place_ttl_ms: int, overdue_ms: int = 0) -> Command:
+        """Asks for a place among those retiring; the reply is 1 when granted. The longest overdue goes first."""
         model = self.model
         return evalsha(
-            "retire", [keys.ready(model), keys.retiring(model), keys.failing(model), keys.wanted(model)],
-            [slot, place_ttl_ms],
-        )  # fmt: skip
+            "retire",
+            [keys.ready(model), keys.retiring(model), keys.failing(model), keys.wanted(model), keys.due(model)],
+            [slot, place_ttl_ms, overdue_ms],
+        )
 
 
-def _lane(job: Job) -> int:
-    return job.lane

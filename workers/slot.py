@@ -33,7 +33,7 @@ from workers.wire import Wire
 
 log = structlog.get_logger()
 
-ASK_AGAIN_S = 0.5  # how often a slot that must retire asks for its place
+ASK_AGAIN_S = 0.2  # how often a slot that must retire asks for its place
 POLL_MS = 500.0
 LAST_WORDS_S = 5.0
 NEVER = float("inf")
@@ -80,6 +80,7 @@ class Slot:
         self._leaving: Verdict | None = None
         self._leave_by = NEVER
         self._next_ask = 0.0
+        self._due_since = NEVER
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poller = select.poll()
         self._polled: set[int] = set()
@@ -202,6 +203,7 @@ class Slot:
             log.warning("retiring too fast", jobs=self._board.jobs, next="the slot goes on until its minimum life")
         if verdict is None:
             return
+        self._due_since = min(self._due_since, now)
         if verdict.is_hard:
             self.leave(verdict.exit, verdict.detail)
         elif now >= self._next_ask:
@@ -214,7 +216,9 @@ class Slot:
                     self._board.frees_place = False
                     self.leave(soft.exit, soft.detail)
 
-            self._leases.ask(self._queue.ask_to_retire(self._board.name, place_ttl_ms=ttl_ms), placed)
+            overdue_ms = round((now - self._due_since) * 1000)
+            ask = self._queue.ask_to_retire(self._board.name, place_ttl_ms=ttl_ms, overdue_ms=overdue_ms)
+            self._leases.ask(ask, placed)
 
     def _drain(self, now: float) -> None:
         """Claims no more, returns what was read ahead; what runs is finished and settled."""

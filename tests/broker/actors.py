@@ -5,7 +5,7 @@ Both speak to a real Redis through broker's own commands. Nothing here decides a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -185,16 +185,23 @@ def delayed(link: Link) -> int:
     return int(link.call("ZCARD", keys.delayed(MODEL)))
 
 
+def leases(link: Link, consumer: str | None = None) -> dict[tuple[int, str], tuple[str, int]]:
+    """(lane 1-3, entry) -> (consumer, deliveries) of everything Redis believes to be leased."""
+    found = {}
+    for lane, name in enumerate(LANES, 1):
+        command = ["XPENDING", lane_key(name), keys.GROUP, "-", "+", 100_000]
+        for entry, owner, _, count in link.call(*command, *([consumer] if consumer else [])):
+            found[lane, entry.decode()] = (owner.decode(), count)
+    return found
+
+
 def pending(link: Link, consumer: str | None = None) -> dict[str, tuple[str, int]]:
-    """entry -> (consumer, deliveries) of everything Redis believes to be leased."""
-    return {entry: (owner, count) for entry, owner, count in _pending(link, consumer)}
+    """The same by entry alone: for jobs of one lane, entries of two lanes may be named alike."""
+    return {entry: lease for (_, entry), lease in leases(link, consumer).items()}
 
 
-def _pending(link: Link, consumer: str | None) -> Iterator[tuple[str, str, int]]:
-    for name in LANES:
-        arguments = ["XPENDING", lane_key(name), keys.GROUP, "-", "+", 100_000]
-        for entry, owner, _, count in link.call(*arguments, *([consumer] if consumer else [])):
-            yield entry.decode(), owner.decode(), count
+def groups_consumers(link: Link, lane: str = "normal") -> set[str]:
+    return {consumer[1].decode() for consumer in link.call("XINFO", "CONSUMERS", lane_key(lane), keys.GROUP)}
 
 
 def age(link: Link, jobs: Iterable[Job], consumer: str, *, idle_ms: int) -> None:

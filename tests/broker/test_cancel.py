@@ -95,9 +95,7 @@ def test_a_job_is_found_wherever_it_is(client: Client, slot: Slot, bring: Bring)
 
 
 @pytest.mark.parametrize("fate", ["done", "failed", "dead", "expired"])
-def test_an_ended_job_is_found_ended_and_cannot_be_cancelled(
-    link: Link, client: Client, slot: Slot, fate: str
-) -> None:
+def test_an_ended_job_is_found_ended_and_cannot_be_cancelled(link: Link, client: Client, slot: Slot, fate: str) -> None:
     # given
     (sent,) = client.submit(1)
     jobs = slot.claim()

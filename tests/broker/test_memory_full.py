@@ -88,9 +88,7 @@ def test_jobs_are_claimed_settled_and_their_memory_comes_back(
     client.submit(1)
 
 
-def test_a_full_redis_takes_jobs_again_when_enough_have_ended(
-    link: Link, client: Client, slot: Slot
-) -> None:
+def test_a_full_redis_takes_jobs_again_when_enough_have_ended(link: Link, client: Client, slot: Slot) -> None:
     # given: as much as there is now, and no more
     client.submit(100, b"x" * 10_000, is_stored=False)
     used = int(link.call("INFO", "memory").split(b"used_memory:")[1].split()[0])

@@ -26,9 +26,7 @@ def ask(slot: Slot, *, place_ttl_ms: int = 60_000) -> bool:
     ("wanted", "granted"),
     [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (8, 2), (9, 3)],
 )
-def test_three_quarters_of_the_slots_wanted_stay_ready(
-    link: Link, client: Client, wanted: int, granted: int
-) -> None:
+def test_three_quarters_of_the_slots_wanted_stay_ready(link: Link, client: Client, wanted: int, granted: int) -> None:
     assert sum(ask(slot) for slot in slots(link, wanted)) == granted
 
 
