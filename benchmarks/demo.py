@@ -6,7 +6,8 @@ and checks what the pool promises. Exits non-zero when a figure is wrong; leaves
     lost            files whose job brought no answer
     answered twice  results written after a job's first, as the Redis server announced them, and answers given again
     accuracy        answers whose label is one of those right for the file's extension (see `files`), of all files
-    mean batch      files by distinct forward passes: all jobs of one pass carry its very duration
+    mean batch      files by distinct forward passes: all jobs of one pass carry its very duration; what the killed slot held
+                    carries a crash mark and runs alone, one file a pass
     p50, p99        from submit to outcome, with at most WINDOW files queued or unread
     restarts        ends of slots by reason, as the slots themselves noted them
 """

@@ -23,6 +23,7 @@ from workers.artifact import load_pipeline, open_artifact
 FOLDER = ROOT / "var" / "models" / "magika"
 BATCHES = (16, 32)
 TIMEOUT_S = 120.0
+WITHOUT_NETWORK = "python examples/magika/build.py --wheel magika-1.0.3-*.whl --out var/models/magika"
 
 
 class Missing(Exception):
@@ -47,7 +48,7 @@ def build() -> Path:
     done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
-        raise Missing(f"the magika model could not be built: {said}")
+        raise Missing(f"the magika model could not be built ({said}); without a network: {WITHOUT_NETWORK}")
     return FOLDER
 
 

@@ -9,9 +9,18 @@ from typing import Any
 
 
 class PenstockError(Exception):
-    """Root of the tree; catch it to catch all of ours."""
+    """Root of the tree; catch it to catch all of ours.
+
+    `accepted` holds the handles of what a `submit_many` had queued before it was refused; `index` the place of the input
+    that failed in what `map` was given, -1 where there is none.
+    """
 
     retryable = False
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.accepted: list[Any] = []
+        self.index = -1
 
 
 # --- refused at submit: nothing was queued --------------------------------------------------
@@ -34,17 +43,13 @@ class PayloadTooLarge(Refused):
 
 
 class QueueFull(Refused):
-    """Raised when the queue's job or byte limit is reached; `retry_after_s` says when to try again.
-
-    `accepted` holds the handles of the prefix that was queued (empty for a single submit).
-    """
+    """Raised when the queue's job or byte limit is reached; `retry_after_s` says when to try again."""
 
     retryable = True
 
-    def __init__(self, text: str, *, retry_after_s: float, accepted: list[Any] | None = None) -> None:
+    def __init__(self, text: str, *, retry_after_s: float) -> None:
         super().__init__(text)
         self.retry_after_s = retry_after_s
-        self.accepted: list[Any] = accepted or []
 
 
 class KeyConflict(Refused):

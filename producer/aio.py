@@ -191,7 +191,7 @@ class AsyncProducer(AsyncWaiter):
             if parcel.tickets:
                 handles += await self._send(place, packer, parcel, until)
         except PenstockError as error:
-            error.accepted = handles + getattr(error, "accepted", [])  # type: ignore[attr-defined]
+            error.accepted = handles + error.accepted
             raise
         return handles
 
@@ -226,7 +226,7 @@ class AsyncProducer(AsyncWaiter):
                 job_id = parcel.tickets[0].id
                 error = SubmitUnknown(str(error).replace(error.job_id, job_id), job_id=job_id)
             if isinstance(error, PenstockError):
-                error.accepted = handles  # type: ignore[attr-defined]
+                error.accepted = handles
             raise error
         return handles
 

@@ -184,7 +184,7 @@ class Producer(Waiter):
             if parcel.tickets:
                 handles += self._send(place, packer, parcel, until)
         except PenstockError as error:
-            error.accepted = handles + getattr(error, "accepted", [])  # type: ignore[attr-defined]
+            error.accepted = handles + error.accepted
             raise
         return handles
 
@@ -221,7 +221,7 @@ class Producer(Waiter):
             for ticket in parcel.tickets:
                 mailbox.forget(ticket)
             if isinstance(error, PenstockError):
-                error.accepted = handles  # type: ignore[attr-defined]
+                error.accepted = handles
             raise
         place.unread += len(handles)
         if place.unread >= DRAIN_EVERY:

@@ -69,7 +69,7 @@ class Window:
 
 def with_index(error: JobFailed, index: int) -> JobFailed:
     """An error to be yielded in a result's place says which input it was."""
-    error.index = index  # type: ignore[attr-defined]
+    error.index = index
     return error
 
 

@@ -5,6 +5,7 @@ local prefix, reply_ttl_ms, reply_cap, inline_limit = ARGV[1], ARGV[2], tonumber
 local counters, stored, watchers, moved = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local GROUP, RETURNED = 'slots', 'returned'
 local BUCKET_S = 10        -- width of one expiry bucket in `stored`
+local REPLY_BYTES = 64 * 1024 * 1024 -- about what one client's reply list may hold
 local RESULT_OVERHEAD = 250 -- what a stored result costs beside its bytes, as measured on 6.2
 
 local time = redis.call('TIME')
@@ -60,9 +61,10 @@ end
 local function flush()
   for _, client in ipairs(reply_order) do
     local key = prefix .. 'reply:' .. client
-    if redis.call('RPUSH', key, table.concat(replies[client])) > reply_cap then
-      redis.call('LTRIM', key, -reply_cap, -1)
-    end
+    local element = table.concat(replies[client])
+    -- A client that never reads must not fill Redis: the list is a hint, so its oldest elements go first.
+    local cap = math.max(16, math.min(reply_cap, math.floor(REPLY_BYTES / #element)))
+    if redis.call('RPUSH', key, element) > cap then redis.call('LTRIM', key, -cap, -1) end
     redis.call('PEXPIRE', key, reply_ttl_ms)
   end
   for ttl_s, bytes in pairs(due) do

@@ -13,13 +13,15 @@ for i = 5, #ARGV, 6 do
   end
 end
 flush()
--- The drain rate (jobs/s over the last second or more) is what QueueFull's retry_after is made of.
+-- The drain rate (jobs/s over the last second or more) is what QueueFull's retry_after is made of. A gap is no rate.
 if count > 0 then
   local mark = redis.call('HMGET', counters, 'done', 'mark_ms', 'mark_done')
   local elapsed = now_ms - tonumber(mark[2] or 0)
   if elapsed >= 1000 then
-    local rate = math.floor((tonumber(mark[1]) - tonumber(mark[3] or 0)) * 1000 / elapsed)
-    redis.call('HSET', counters, 'mark_ms', string.format('%.0f', now_ms), 'mark_done', mark[1], 'rate', rate)
+    if elapsed < 10000 then
+      redis.call('HSET', counters, 'rate', math.floor((mark[1] - mark[3]) * 1000 / elapsed))
+    end
+    redis.call('HSET', counters, 'mark_ms', string.format('%.0f', now_ms), 'mark_done', mark[1])
   end
 end
 return count

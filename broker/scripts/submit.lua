@@ -86,7 +86,7 @@ for i = 1, count do
     end
   end
   if not is_duplicate then
-    if size > payload_limit then
+    if size > payload_limit or size > max_bytes then
       code, detail = 'too_large', tostring(size)
       break
     end
