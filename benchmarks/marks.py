@@ -36,7 +36,7 @@ ROWS: tuple[tuple[str, str, int, dict[str, float]], ...] = (
     ("  failed", "retire_failed", 0, {"most": 0}),
     ("  programs FATAL", "retire_fatal", 0, {"most": 0}),
 )
-MUST_HOLD = ("retire_lost", "retire_twice", "retire_failed", "retire_fatal")
+MUST_BE_ZERO = ("retire_lost", "retire_twice", "retire_failed", "retire_fatal")
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -8,21 +8,21 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from benchmarks import flood
+from benchmarks import flood, report
 from benchmarks.ledger import Ledger
 from benchmarks.pools import Pool, running
 from broker import roster
 from broker.connection import LOST, Link
 from broker.errors import JobFailed, ResultExpired, ResultTimeout
-from producer import Producer
+from producer import Handle, Producer
 
 JOBS = 20_000
-JOBS_PER_S = (
-    200  # at most; below the 400 asked for: while one slot restarts, the other passes its limit by as much as comes in
-)
+# At most, and below the 400 asked for: while one slot restarts, the other passes its limit by as much as comes in.
+JOBS_PER_S = 200
 TICK_S = 0.05
 LOOK_EVERY_S = 0.02
 RETIRE = {"max_jobs": 500, "jitter": 0.1, "min_life_s": 0.0, "min_life_loads": 0.0}
@@ -42,12 +42,7 @@ class Storm(msgspec.Struct, frozen=True):
     failed: int
     fatal: list[str]
     restarts: dict[str, int]
-
-    @property
-    def is_good(self) -> bool:
-        """Whether all that was asked for held."""
-        is_clean = not (self.lost or self.twice or self.failed or self.fatal)
-        return is_clean and self.retirements >= 36 and self.least_ready > 0
+    about: dict[str, Any]  # machine and server, as in `report.about`
 
 
 class Watch:
@@ -95,9 +90,9 @@ def storm(file: Path, artifact: Path, features: int, *, jobs: int = JOBS) -> Sto
         return _told(pool, ledger, watch, jobs=jobs, took_s=took_s, answered=answered, failed=failed)
 
 
-def feed(producer: Producer, x: flood.NDArray[flood.np.float32]) -> list[object]:
+def feed(producer: Producer, x: flood.NDArray[flood.np.float32]) -> list[Handle]:
     """Submits all rows, a few every tick, and never catches up: the rate is a ceiling."""
-    handles: list[object] = []
+    handles: list[Handle] = []
     part = max(1, int(JOBS_PER_S * TICK_S))
     due = time.monotonic()
     for at in range(0, len(x), part):
@@ -107,12 +102,12 @@ def feed(producer: Producer, x: flood.NDArray[flood.np.float32]) -> list[object]
     return handles
 
 
-def collect(handles: list[object]) -> tuple[int, int]:
+def collect(handles: list[Handle]) -> tuple[int, int]:
     """(jobs answered, those of them that failed)."""
     answered = failed = 0
     for handle in handles:
         try:
-            handle.result(RESULT_WITHIN_S)  # type: ignore[attr-defined]
+            handle.result(RESULT_WITHIN_S)
         except JobFailed:
             failed += 1
         except (ResultTimeout, ResultExpired):
@@ -136,4 +131,5 @@ def _told(pool: Pool, ledger: Ledger, watch: Watch, *, jobs: int, took_s: float,
         failed=failed,
         fatal=pool.fatal(),
         restarts=restarts,
+        about=report.about(pool.link),
     )

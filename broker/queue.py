@@ -247,5 +247,3 @@ class Queue:
             [keys.ready(model), keys.retiring(model), keys.failing(model), keys.wanted(model), keys.due(model)],
             [slot, place_ttl_ms, overdue_ms],
         )
-
-

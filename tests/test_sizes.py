@@ -11,7 +11,24 @@ FOLDERS = ("broker", "producer", "workers", "operators", "monitor", "benchmarks"
 LIMIT = 250
 
 # Those that passed it already, with their length: a ceiling, to be lowered whenever one shrinks.
-OFFENDERS: dict[str, int] = {}
+OFFENDERS = {
+    "broker/codec.py": 292,
+    "broker/intake.py": 331,
+    "operators/cli.py": 325,
+    "operators/doctor.py": 266,
+    "operators/pool.py": 291,
+    "operators/status.py": 321,
+    "operators/supervisor.py": 352,
+    "tests/workers/fakes.py": 262,
+    "tests/workers/test_artifact.py": 384,
+    "tests/workers/test_backends.py": 356,
+    "tests/workers/test_slot.py": 278,
+    "workers/artifact.py": 313,
+    "workers/leases.py": 281,
+    "workers/main.py": 283,
+    "workers/manifest.py": 296,
+    "workers/slot.py": 274,
+}
 
 
 def source_files() -> list[str]:

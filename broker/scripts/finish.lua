@@ -63,7 +63,7 @@ local function flush()
     local key = prefix .. 'reply:' .. client
     local element = table.concat(replies[client])
     -- A client that never reads must not fill Redis: the list is a hint, so its oldest elements go first.
-    local cap = math.max(16, math.min(reply_cap, math.floor(REPLY_BYTES / #element)))
+    local cap = math.min(reply_cap, math.max(16, math.floor(REPLY_BYTES / #element)))
     if redis.call('RPUSH', key, element) > cap then redis.call('LTRIM', key, -cap, -1) end
     redis.call('PEXPIRE', key, reply_ttl_ms)
   end

@@ -189,7 +189,7 @@ def leases(link: Link, consumer: str | None = None) -> dict[tuple[int, str], tup
     """(lane 1-3, entry) -> (consumer, deliveries) of everything Redis believes to be leased."""
     found = {}
     for lane, name in enumerate(LANES, 1):
-        command = ["XPENDING", lane_key(name), keys.GROUP, "-", "+", 100_000]
+        command: Command = ["XPENDING", lane_key(name), keys.GROUP, "-", "+", 100_000]
         for entry, owner, _, count in link.call(*command, *([consumer] if consumer else [])):
             found[lane, entry.decode()] = (owner.decode(), count)
     return found

@@ -22,7 +22,7 @@ GOLDEN_OUTCOME = bytes.fromhex(
 
 
 def a_job(*, data: bytes = b"\0" * 8, rows: int = 1, context: dict[str, Any] | None = None, **head: Any) -> bytes:
-    fields = {"kind": Kind.TENSORS, "is_one_row": True, "is_stored": True, "retries": 3, "result_ttl_s": 60,
+    fields: dict[str, Any] = {"kind": Kind.TENSORS, "is_one_row": True, "is_stored": True, "retries": 3, "result_ttl_s": 60,
               "descriptor": codec.pack_columns([("x", "float32", (2,))])} | head  # fmt: skip
     start, tail = codec.encode_job_head(rows=rows, context=context, **fields)
     return codec.encode_job(start, b"ab-7", tail, data)
@@ -30,7 +30,7 @@ def a_job(*, data: bytes = b"\0" * 8, rows: int = 1, context: dict[str, Any] | N
 
 def an_outcome(**parts: Any) -> bytes:
     columns = codec.pack_columns([("x", "float32", (2,))])
-    fields = {"attempt": 1, "timings": (1.0, 0.5, 0.25, 1.75), "data": struct.pack("<2f", 1, 2),
+    fields: dict[str, Any] = {"attempt": 1, "timings": (1.0, 0.5, 0.25, 1.75), "data": struct.pack("<2f", 1, 2),
               "descriptor": codec.pack_outcome_descriptor("v1", 1, columns), "note": {"n": 1}} | parts  # fmt: skip
     return codec.encode_outcome("ab-7", Status.DONE | codec.OUTCOME_ONE_ROW, **fields)
 

@@ -60,6 +60,7 @@ def test_a_retry_comes_back_with_one_attempt_more_and_its_first_submit_and_deadl
     # when
     assert slot.fail([first], "retry", delay_ms=60_000) == 1
     assert (delayed(link), sum(depths(link))) == (1, 0)
+    assert slot.move() == 0
     make_due(link)
     assert slot.move() == 1
     # then

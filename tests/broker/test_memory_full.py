@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from redis.exceptions import ResponseError
@@ -44,7 +45,7 @@ def test_a_submit_is_refused_as_a_full_queue(link: Link, client: Client, fill: F
 
 @pytest.mark.parametrize("options", [{"delay_ms": 60_000}, {"dedupe": [("key", "digest")]}, {"deadline_ms": 60_000}])
 def test_no_kind_of_submit_leaves_a_part_behind(
-    link: Link, client: Client, fill: Fill, options: dict[str, object]
+    link: Link, client: Client, fill: Fill, options: dict[str, Any]
 ) -> None:
     # given
     command = client.command(client.blobs(1), **options)

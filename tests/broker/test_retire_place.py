@@ -19,7 +19,7 @@ def slots(link: Link, count: int, *, wanted: int | None = None) -> list[Slot]:
 
 
 def ask(slot: Slot, *, place_ttl_ms: int = 60_000) -> bool:
-    return slot.link.call(*slot.queue.ask_to_retire(slot.name, place_ttl_ms=place_ttl_ms)) == 1
+    return bool(slot.link.call(*slot.queue.ask_to_retire(slot.name, place_ttl_ms=place_ttl_ms)) == 1)
 
 
 @pytest.mark.parametrize(

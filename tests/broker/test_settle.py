@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from broker import codec, keys
+from broker import keys
 from broker.connection import Link
 from broker.messages import Status
 from broker.queue import INLINE_LIMIT_BYTES, Ended
@@ -167,6 +168,6 @@ def test_settling_nothing_changes_nothing(link: Link, slot: Slot) -> None:
 
 def codec_value(data: bytes) -> bytes:
     """The bytes inside an outcome's msgpack value."""
-    value = codec.msgspec.msgpack.decode(data)
+    value = msgspec.msgpack.decode(data)
     assert isinstance(value, bytes)
     return value

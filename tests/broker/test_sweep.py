@@ -72,6 +72,13 @@ def test_a_sweep_corrects_a_wrong_byte_counter_and_reports_by_how_much(
     assert other.sweep() == (0, 0, 0)
 
 
+def test_a_sweep_counts_long_lanes_right(link: Link, client: Client, slot: Slot) -> None:
+    client.submit(100)
+    client.submit(8, lane="low")
+    link.call("HINCRBY", keys.counters(MODEL), "bytes", -7)
+    assert slot.sweep() == (0, 0, 7)
+
+
 def test_a_sweep_counts_the_bytes_of_retries_right(client: Client, slot: Slot, other: Slot) -> None:
     client.submit(3, deadline_ms=60_000)
     slot.fail(slot.claim(), "retry", delay_ms=60_000)
