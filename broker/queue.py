@@ -159,10 +159,17 @@ class Queue:
 
     def settle(self, ended: Iterable[Ended]) -> Command:
         """Ends done jobs. The reply is how many were ours to end."""
-        args: list[Any] = list(self._finish_args)
+        lanes: tuple[list[Ended], ...] = ([], [], [])
         for one in ended:
-            job = one.job
-            args += (job.lane + 1, job.entry, job.id, job.size, job.result_ttl_s if job.is_stored else 0, one.outcome)
+            lanes[one.job.lane].append(one)
+        args: list[Any] = [*self._finish_args, *map(len, lanes)]
+        args += [one.job.entry for lane in lanes for one in lane]
+        frame = codec.FRAME.pack
+        for lane in lanes:
+            for one in lane:
+                job, outcome = one.job, one.outcome
+                ttl_s = job.result_ttl_s if job.is_stored else 0
+                args += (job.id, job.size, ttl_s, frame(len(outcome)) + outcome)
         return evalsha("settle", self._finish_keys + self.lanes, args)
 
     def fail(self, faults: Iterable[Fault]) -> Command:

@@ -15,13 +15,19 @@ local is_watched, is_moved = nil, nil
 local freed_bytes = 0
 local ended = {}
 
-local function reply(client, blob)
+-- What goes to one client: framed outcomes, length first.
+local function reply_parts(client)
   local parts = replies[client]
   if not parts then
     parts = {}
     replies[client] = parts
     reply_order[#reply_order + 1] = client
   end
+  return parts
+end
+
+local function reply(client, blob)
+  local parts = reply_parts(client)
   parts[#parts + 1] = struct.pack('<I4', #blob)
   parts[#parts + 1] = blob
 end

@@ -95,7 +95,7 @@ for i = 1, count do
       detail = depth + added >= max_jobs and 'jobs' or 'bytes'
       break
     end
-    local id = string.sub(blob, 17, 16 + string.byte(blob, 3))
+    local id = (dedupe_key or delay_ms > 0) and string.sub(blob, 17, 16 + string.byte(blob, 3))
     if dedupe_key then redis.call('SET', dedupe_key, digest .. ' ' .. id, 'PX', ARGV[9]) end
     if delay_ms > 0 then
       redis.call('ZADD', KEYS[5], now_ms + delay_ms, id)
@@ -109,7 +109,7 @@ for i = 1, count do
       entry_seq = tonumber(entry_seq)
     else
       entry_seq = entry_seq + 1
-      local entry = entry_ms .. string.format('%d', entry_seq)
+      local entry = entry_ms .. entry_seq
       if meta then redis.call('XADD', stream, entry, 'b', blob, 'm', meta)
       else redis.call('XADD', stream, entry, 'b', blob) end
     end
