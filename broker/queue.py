@@ -97,8 +97,21 @@ class Queue:
         """Claims up to `room` jobs without blocking: returned leases first, then lanes by priority."""
         self._claims += 1
         order = "321" if self._claims % LOWEST_FIRST_EVERY == 0 else "123"
-        args: list[Any] = [*self._finish_args, self.consumer, room, order, 1]
+        return self._claim(room, order)
+
+    def reclaim(self, room: int) -> Command:
+        """Claims up to `room` returned leases only; for `read_claim`."""
+        return self._claim(room, "")
+
+    def _claim(self, room: int, order: str) -> Command:
+        args: list[Any] = [*self._finish_args, self.consumer, room, order]
         return evalsha("claim", self._finish_keys + self.lanes, args)
+
+    def read(self, lane: int, count: int) -> Command:
+        """Reads up to `count` fresh jobs of one lane, without blocking and unfiltered; for `read_block`."""
+        return [
+            "XREADGROUP", "GROUP", keys.GROUP, self.consumer, "COUNT", count, "STREAMS", self.lanes[lane], ">",
+        ]  # fmt: skip
 
     def read_claim(self, reply: Any) -> Claimed:
         """Reads the reply of `claim`."""

@@ -18,13 +18,14 @@ from broker.connection import LOST, Command, is_missing_group
 from broker.messages import Job
 from broker.queue import Claimed, Ended, Fault, Queue
 from workers.board import Board
+from workers.claims import SMALLEST_SHARED, Claims
 from workers.outcomes import broken, fault_of
 from workers.runner import MOST_MARKS
 from workers.wire import Handler, Wire
 
 log = structlog.get_logger()
 
-CLAIM_BYTES = 2 << 20  # a claim's answer stays well under the 4 MB no script may pass
+LOOK_EVERY_S = 0.25
 FIRST_PAUSE_S, MOST_PAUSE_S = 0.05, 2.0
 
 Pair = tuple[Command, Handler]
@@ -49,7 +50,7 @@ class Leases:
         self.wire = wire
         self.claimed_ms: dict[bytes, float] = {}  # entry -> Redis time of its claim
         self.is_claiming = self.is_blocked = False
-        self.is_dry = False  # the last claim found all there was
+        self.claims = Claims()
         self.is_leaving = False  # jobs that still arrive are returned at once
         self.lost_since: float | None = None
         self._queue = queue
@@ -60,8 +61,7 @@ class Leases:
         self._on_settled = on_settled
         self._clock = clock
         self._offset_ms = 0.0  # Redis' time minus our monotonic clock
-        self._asked = 1
-        self._job_rows = self._job_bytes = 1.0  # running means, for how many jobs fill the room
+        self._look_at = 0.0  # when to look for returned leases again
         self._settling: dict[int, tuple[list[Ended], list[Fault]]] = {}  # sent, not answered
         self._sends = 0
         self._faults: list[Fault] = []  # found at claim time, sent with the next talk
@@ -80,7 +80,7 @@ class Leases:
     # --- one round trip -----------------------------------------------------------------------
 
     def talk(self, ended: list[Ended], faults: list[Fault], *, room_rows: int, is_busy: bool, block_ms: int) -> bool:
-        """Sends what ended together with the next claim; blocks for jobs when idle and dry. True when `ended` was taken.
+        """Sends what ended together with the next claim; blocks for jobs when idle. True when `ended` was taken.
 
         `room_rows` 0 claims nothing. Nothing is sent while a blocked read is out: Redis would not look at it.
         """
@@ -95,10 +95,7 @@ class Leases:
             if self._clock() > self._next_ghosts and not len(self.wire):
                 pairs += self._ghost_pairs()  # before the claim, so that what it brings is no ghost
             if room_rows > 0 and not self.is_claiming and not self.is_leaving:
-                if pairs or not self.is_dry:
-                    pairs.append(self._claim_pair(room_rows))
-                elif not is_busy and len(self.wire) == 0:
-                    pairs.append(self._block_pair(room_rows, block_ms))
+                pairs += self._claim_pairs(room_rows, block_ms, is_busy=is_busy, is_settling=bool(pairs))
             if pairs:
                 self.wire.send(*pairs)
         except LOST as error:
@@ -133,35 +130,74 @@ class Leases:
 
     # --- claiming -----------------------------------------------------------------------------
 
-    def _jobs_in(self, rows: int) -> int:
-        return max(1, int(min(rows / self._job_rows, CLAIM_BYTES / self._job_bytes)))
-
-    def _claim_pair(self, room_rows: int) -> Pair:
+    def _claim_pairs(self, room_rows: int, block_ms: int, *, is_busy: bool, is_settling: bool) -> list[Pair]:
+        """While busy: plain reads ahead, if there is a backlog or a round trip anyway. Idle: the script now and then,
+        for returned leases and Redis' time; else a read that blocks until jobs come."""
+        claims = self.claims
+        now = self._clock()
+        room = claims.jobs_in(room_rows)
+        if not is_busy and now < self._look_at and not claims.has_backlog:
+            if is_settling or not len(self.wire):
+                self.is_blocked = True
+                asked = max(1, room // 3)  # COUNT is per stream: a third each keeps three lanes within the room
+                return [(self._queue.block(asked, block_ms), partial(self._blocked, asked))]
+            return []
+        if is_busy and claims.is_dry and not is_settling:
+            return []
         self.is_claiming = True
-        return self._queue.claim(self._jobs_in(room_rows)), self._claimed
-
-    def _block_pair(self, room_rows: int, block_ms: int) -> Pair:
-        """COUNT is per stream: a third of the room each keeps three lanes within it."""
-        self.is_blocked = True
-        self._asked = max(1, self._jobs_in(room_rows) // 3)
-        return self._queue.block(self._asked, block_ms), self._blocked
+        if room < SMALLEST_SHARED or (not is_busy and not claims.has_backlog):
+            self._look_at = now + LOOK_EVERY_S
+            return [(self._queue.claim(room), self._claimed)]
+        pairs: list[Pair] = []
+        if now >= self._look_at:
+            self._look_at = now + LOOK_EVERY_S
+            pairs.append((self._queue.reclaim(room // 8), self._reclaimed))
+            room -= room // 8
+        fresh: list[Claimed] = []
+        shares = [(lane, count) for lane, count in enumerate(claims.shares(room)) if count]
+        for lane, count in shares:
+            pairs.append((self._queue.read(lane, count), partial(self._read, lane, count, fresh, len(shares))))
+        return pairs
 
     def _claimed(self, reply: Any) -> None:
         self.is_claiming = False
+        claimed = self._heard(reply)
+        if claimed is not None:
+            self.claims.note_dry(is_dry=not claimed.jobs)
+            self._take(claimed)
+
+    def _reclaimed(self, reply: Any) -> None:
+        claimed = self._heard(reply)
+        if claimed is not None:
+            self._take(claimed)
+
+    def _heard(self, reply: Any) -> Claimed | None:
         if self._is_refused(reply):
-            return
+            return None
         claimed = self._queue.read_claim(reply)
         self._offset_ms = claimed.now_ms - self._clock() * 1e3
-        self.is_dry = not claimed.jobs
-        self._take(claimed)
+        return claimed
 
-    def _blocked(self, reply: Any) -> None:
+    def _read(self, lane: int, asked: int, fresh: list[Claimed], reads: int, reply: Any) -> None:
+        """One lane's answer; the last one of its turn takes all of them, highest lane first."""
+        claimed = Claimed(0, [], []) if self._is_refused(reply) else self._queue.read_block(reply)
+        self.claims.note_lane(lane, asked, len(claimed.jobs) + len(claimed.broken))
+        fresh.append(claimed)
+        if len(fresh) == reads:
+            self.is_claiming = False
+            jobs = [job for one in fresh for job in one.jobs]
+            self.claims.note_dry(is_dry=not self.claims.has_backlog)
+            self._take(Claimed(0, jobs, [lease for one in fresh for lease in one.broken]))
+
+    def _blocked(self, asked: int, reply: Any) -> None:
         self.is_blocked = False
         if self._is_refused(reply):
             return
         claimed = self._queue.read_block(reply)
-        # Fewer than asked for: that was all, so the next claim can wait for the next settle.
-        self.is_dry = len(claimed.jobs) < self._asked
+        # Fewer than asked for: that was all, so the next read can wait for the next settle.
+        for lane in range(len(self._queue.lanes)):
+            self.claims.note_lane(lane, asked, sum(job.lane == lane for job in claimed.jobs))
+        self.claims.note_dry(is_dry=not self.claims.has_backlog)
         self._take(claimed)
 
     def _take(self, claimed: Claimed) -> None:
@@ -186,8 +222,7 @@ class Leases:
             self.give_back(fresh, marks=0)
             return
         self._faults += self._take_jobs(fresh)
-        self._job_rows += 0.5 * (sum(job.rows for job in fresh) / len(fresh) - self._job_rows)
-        self._job_bytes += 0.5 * (sum(job.size for job in fresh) / len(fresh) - self._job_bytes)
+        self.claims.note_turn(fresh)
 
     # --- ending -------------------------------------------------------------------------------
 
@@ -229,7 +264,7 @@ class Leases:
             raise reply
         log.warning("redis forgot the queue", error=str(reply), next="groups and spec are published again")
         self._restore()
-        self.is_dry = False
+        self.claims.note_dry(is_dry=False)
         return True
 
     # --- ghosts and losses ----------------------------------------------------------------------
@@ -277,5 +312,5 @@ class Leases:
             return False
         log.info("redis is back", after_s=round(self._clock() - (self.lost_since or 0.0), 2))
         self.lost_since = None
-        self.is_dry = False
+        self.claims.note_dry(is_dry=False)
         return True

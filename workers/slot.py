@@ -125,7 +125,7 @@ class Slot:
 
     def _pack(self) -> Batch | None:
         """The next batch; None when leaving, and while jobs may wait for company and more may come."""
-        if self._leaving is not None or (self._patience_ms() > 0 and not self._leases.is_dry):
+        if self._leaving is not None or (self._patience_ms() > 0 and not self._leases.claims.is_dry):
             return None
         return self._batcher.pack()
 

@@ -1,7 +1,6 @@
 -- Claims jobs for one slot: returned leases first, then lanes by priority. Expired jobs are ended here, unrun.
 -- KEYS: 1-4 as in finish.lua  5-7 lanes in wire order high, normal, low
--- ARGV: 1-4 as in finish.lua  5 consumer  6 room (jobs)  7 order of lanes, e.g. "123" or "321"
---       8 with_returned (1: look at returned leases too)
+-- ARGV: 1-4 as in finish.lua  5 consumer  6 room (jobs)  7 order of lanes, e.g. "123" or "321"; "" claims returned leases only
 -- Returns {now_ms, returned, lane 1 entries, lane 2 entries, lane 3 entries}; returned = flat {lane, deliveries, entry id,
 --   fields, ...}; entries = {{entry id, fields}, ...} exactly as XREADGROUP gives them.
 -- Begins with XREADGROUP or XPENDING: passes at maxmemory.
@@ -24,22 +23,20 @@ local function expire(lane, entry)
   return true
 end
 
-if ARGV[8] == '1' then
-  for i = 1, 3 do
-    if room <= 0 then break end
-    local lane = KEYS[4 + i]
-    for _, lease in ipairs(redis.call('XPENDING', lane, GROUP, '-', '+', room, RETURNED)) do
-      local claimed = redis.call('XCLAIM', lane, GROUP, consumer, 0, lease[1], 'RETRYCOUNT', lease[4])
-      local entry = claimed[1]
-      if not entry or not entry[2] then
-        redis.call('XACK', lane, GROUP, lease[1]) -- deleted while it was returned: nothing is left to run
-      elseif not expire(lane, entry) then
-        returned[#returned + 1] = i
-        returned[#returned + 1] = lease[4]
-        returned[#returned + 1] = entry[1]
-        returned[#returned + 1] = entry[2]
-        room = room - 1
-      end
+for i = 1, 3 do
+  if room <= 0 then break end
+  local lane = KEYS[4 + i]
+  for _, lease in ipairs(redis.call('XPENDING', lane, GROUP, '-', '+', room, RETURNED)) do
+    local claimed = redis.call('XCLAIM', lane, GROUP, consumer, 0, lease[1], 'RETRYCOUNT', lease[4])
+    local entry = claimed[1]
+    if not entry or not entry[2] then
+      redis.call('XACK', lane, GROUP, lease[1]) -- deleted while it was returned: nothing is left to run
+    elseif not expire(lane, entry) then
+      returned[#returned + 1] = i
+      returned[#returned + 1] = lease[4]
+      returned[#returned + 1] = entry[1]
+      returned[#returned + 1] = entry[2]
+      room = room - 1
     end
   end
 end
