@@ -140,7 +140,7 @@ def decode_job(
     except struct.error:
         raise DecodeError(f"a job of {len(blob)} bytes is shorter than its head") from None
     if version != FORMAT:
-        raise DecodeError(f"job format {version} is newer than {FORMAT}: upgrade the workers before the producers")
+        raise DecodeError(f"job format {version} is not {FORMAT}, which this version reads: upgrade the workers first")
     id_end = 16 + id_len
     desc_end = id_end + desc_len
     at = desc_end + ctx_len
@@ -218,7 +218,9 @@ def decode_outcome(blob: bytes) -> Outcome:
     try:
         version, bits, attempt, id_len, queue, wait, forward, total, desc_len, note_len = OUTCOME_HEAD.unpack_from(blob)
         if version != FORMAT:
-            raise DecodeError(f"outcome format {version} is newer than {FORMAT}: upgrade this client")
+            raise DecodeError(
+                f"outcome format {version} is not {FORMAT}, which this version reads: upgrade this client"
+            )
         id_end = 24 + id_len
         desc_end = id_end + desc_len
         at = desc_end + note_len
@@ -288,5 +290,5 @@ def split_frames(raw: bytes) -> list[bytes]:
 
 
 def outcome_id(blob: bytes) -> str:
-    """The id alone, for routing an outcome before anyone asks for its content."""
-    return blob[24 : 24 + blob[3]].decode()
+    """The id alone, for routing an outcome before anyone asks for its content; '' when there is none to be read."""
+    return blob[24 : 24 + blob[3]].decode(errors="replace") if len(blob) > 24 else ""

@@ -16,8 +16,10 @@ from typing import Any, TypeAlias
 
 import hiredis
 import redis
-from redis.exceptions import AuthenticationError, AuthorizationError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError as NoScriptError
+from redis.exceptions import ResponseError as ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from broker.errors import RedisUnavailable

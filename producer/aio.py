@@ -25,10 +25,8 @@ from producer.tickets import SPEC_TRIES, Parcel, Sink, Ticket
 from producer.window import Window, with_index
 
 
-class AsyncHandle(Ticket):
+class AsyncHandle(Ticket, eq=False, gc=False):
     """One submitted job; see `Handle`."""
-
-    __slots__ = ()
 
     async def result(self, timeout: float | None = None) -> Result:
         """As `Handle.result`."""

@@ -6,12 +6,10 @@ from producer.results import Result
 from producer.tickets import Ticket
 
 
-class Handle(Ticket):
+class Handle(Ticket, eq=False, gc=False):
     """One submitted job. Light; throwing it away does not stop the job. `id` is good in any process, `warning` says what
     the caller should know though the job was taken (no slot ready, a bound broken that only flags), else None.
     """
-
-    __slots__ = ()
 
     def result(self, timeout: float | None = None) -> Result:
         """Waits for the job's end, at most `timeout` seconds (None: until its end).

@@ -5,9 +5,11 @@ but the shapes seen. Everything refused is an InvalidInput of one line: the inpu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy import vdot
 from numpy.typing import NDArray
 
 from broker import codec
@@ -37,9 +39,12 @@ class Form:
         self.spec = spec
         self._names = {tensor.name for tensor in spec.inputs}
         self._dtypes = [np.dtype(tensor.dtype) for tensor in spec.inputs]
-        # The common case is one unbounded tensor: its shapes are remembered, so that a job costs a look-up.
+        # The common case is one tensor without limits, or of finite floats: its shapes are remembered, so that a job
+        # costs a look-up and, for finite ones, a dot product.
         only = spec.inputs[0] if spec.takes == "tensors" and len(spec.inputs) == 1 else None
-        self._is_plain = only is not None and not only.is_bounded
+        self._is_finite = only is not None and only.finite and only.dtype in ("float32", "float64")
+        has_limits = only is not None and (only.minimum is not None or only.maximum is not None)
+        self._is_plain = only is not None and (not only.is_bounded or (self._is_finite and not has_limits))
         self._only_dtype = self._dtypes[0] if only is not None else None
         self._shapes: dict[tuple[int, ...], tuple[int, bool, bytes]] = {}
 
@@ -52,7 +57,12 @@ class Form:
         """
         if self._is_plain and type(inputs) is np.ndarray and inputs.dtype is self._only_dtype:
             known = self._shapes.get(inputs.shape)
-            if known is not None and inputs.flags.c_contiguous:
+            # NaN and infinity survive a dot product; large finite values may overflow it, and are looked at closely.
+            if (
+                known is not None
+                and inputs.flags.c_contiguous
+                and (not self._is_finite or isfinite(vdot(inputs, inputs)))
+            ):
                 return Fitted(Kind.TENSORS, known[0], known[1], known[2], inputs, None)
         if self.spec.takes == "tensors":
             return self._fit_tensors(inputs)

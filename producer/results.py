@@ -71,13 +71,14 @@ def read(model: str, blob: bytes, index: int = -1) -> Result:
             row_errors = {int(row): str(text) for row, text in note["row_errors"].items()}
         if "flags" in note:
             flags = [str(flag) for flag in note["flags"]]
-    if data or outcome.columns:
+    if outcome.columns:
         at, rows = 0, outcome.rows
         for column in outcome.columns:
-            shape = column.shape if outcome.is_one_row else (rows, *column.shape)
             count = rows * column.row_bytes
-            # A copy: frombuffer alone gives read-only arrays, which surprises whoever works on in place.
-            outputs[column.name] = np.frombuffer(data[at : at + count], column.dtype).reshape(shape).copy()
+            # From a bytearray, because arrays over bytes are read-only, which surprises whoever works on in place.
+            array = np.frombuffer(bytearray(data[at : at + count]), column.dtype)
+            shape = column.shape if outcome.is_one_row else (rows, *column.shape)
+            outputs[column.name] = array if array.shape == shape else array.reshape(shape)
             at += count
     return Result(
         f"{model}:{outcome.id}", outputs, value, outcome.timings, outcome.version, outcome.attempt,

@@ -151,10 +151,10 @@ class Outcomes:
             return
         about: dict[str, Any] = {}
         if errors:
-            about["row_errors"] = {str(row): f"{note.reason}: {note.text}" for row, note in errors.items()}
+            about["row_errors"] = _cut({str(row): f"{note.reason}: {note.text}" for row, note in errors.items()})
         flags = {str(note.row): note.text for note in said if not note.is_error}
         if flags:
-            about["flags"] = flags
+            about["flags"] = _cut(flags)
         status = _DONE_ONE_ROW if job.is_one_row else _DONE
         columns = parts[0].columns
         if columns:
@@ -211,6 +211,17 @@ class Outcomes:
             packed = codec.pack_columns(list(columns)) if columns else b""
             known = self._descriptors[key] = codec.pack_outcome_descriptor(self._version, rows, packed)
         return known
+
+
+NOTE_BYTES = 24_000  # each; a note's length travels in 16 bits
+
+
+def _cut(texts: dict[str, str]) -> dict[str, str]:
+    """The same rows with texts as long as fit; rows without a text where there are too many even so."""
+    room = max(0, NOTE_BYTES // len(texts) - 12)
+    if room == 0:
+        return dict.fromkeys(list(texts)[: NOTE_BYTES // 12], "")
+    return {row: text.encode()[:room].decode(errors="ignore") for row, text in texts.items()}
 
 
 _DONE = int(Status.DONE)

@@ -10,9 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from redis.exceptions import NoScriptError, ResponseError
-
-from broker.connection import SCRIPTS, Command, Link
+from broker.connection import SCRIPTS, Command, Link, NoScriptError, ResponseError
 
 Handler = Callable[[Any], None]
 

@@ -4,6 +4,7 @@
 -- Returns the outcome, or false when the client was noted and must wait for its reply list.
 local outcome = redis.call('GET', KEYS[1])
 if outcome then return outcome end
+redis.call('PERSIST', KEYS[2]) -- first a write that no memory limit refuses: waiting must not fail on a full server
 local names = redis.call('HGET', KEYS[2], ARGV[1])
 if not names then
   redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])

@@ -75,7 +75,7 @@ def test_an_outcome_cut_anywhere_is_refused(cut: int) -> None:
 @pytest.mark.parametrize("read", [decode, codec.decode_outcome])
 def test_a_newer_format_is_refused_with_the_mend(read: Any) -> None:
     golden = GOLDEN_JOB if read is decode else GOLDEN_OUTCOME
-    with pytest.raises(DecodeError, match="format 2 is newer than 1: upgrade"):
+    with pytest.raises(DecodeError, match="format 2 is not 1, which this version reads: upgrade"):
         read(b"\x02" + golden[1:])
 
 
