@@ -1,11 +1,12 @@
 """The bare Streams loop everything is measured against: what Redis, hiredis and ONNX Runtime do with no Penstock between.
 
-It must be the fastest honest one, so that the ratios are worth something: hiredis, one producer pipelining XADD by 256,
-one worker process with XREADGROUP COUNT 256, one session.run per read, then one pipeline of XADD to a reply stream
-(id and result, per job), XACK and XDEL. No model versions, limits, leases, retries, timings or stored results.
+It must be the fastest honest one, so that the ratios are worth something: one producer pipelining XADD by 256, one worker
+process with XREADGROUP COUNT 256, one session.run per read, then one pipeline of XADD to a reply stream (id and result,
+per job), XACK and XDEL. No model versions, limits, leases, retries, timings or stored results.
 
-Commands are packed by hiredis and sent over one socket (broker.connection.Link). The same loop written with redis-py's client
-and pipelines was tried and gives six tenths of it.
+Two of the same loop: `redis-py` sends through redis-py's client and pipelines with hiredis, as one would write it, and is the
+yardstick of the ratios; `raw` sends hiredis-packed bytes over one socket (broker.connection.Link), which nobody writes for
+an app, and shows where the floor is.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import redis
 from numpy.typing import NDArray
 
 from broker.connection import Link
@@ -40,82 +42,150 @@ def session(graph: bytes) -> Any:
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def work(url: str, graph: Path, features: int) -> None:
+class RedisPy:
+    """The loop's commands through redis-py."""
+
+    def __init__(self, url: str) -> None:
+        self._redis = redis.Redis.from_url(url, protocol=2)
+
+    def create(self) -> None:
+        self._redis.xgroup_create(JOBS, GROUP, "0", mkstream=True)
+
+    def submit(self, rows: Sequence[bytes]) -> None:
+        pipe = self._redis.pipeline(transaction=False)
+        for row in rows:
+            pipe.xadd(JOBS, {"x": row})
+        pipe.execute()
+
+    def jobs(self) -> tuple[list[bytes], list[bytes]]:
+        """(entry ids, rows) of up to AT_ONCE jobs."""
+        reply: Any = self._redis.xreadgroup(GROUP, "w", {JOBS: ">"}, count=AT_ONCE, block=1000)
+        entries = reply[0][1] if reply else []
+        return [entry for entry, _ in entries], [fields[b"x"] for _, fields in entries]
+
+    def answer(self, entries: list[bytes], raw: bytes, width: int) -> None:
+        pipe = self._redis.pipeline(transaction=False)
+        for at, entry in enumerate(entries):
+            pipe.xadd(REPLIES, {"i": entry, "r": raw[at * width : at * width + width]})
+        pipe.xack(JOBS, GROUP, *entries)
+        pipe.xdel(JOBS, *entries)
+        pipe.execute()
+
+    def replies(self, last: bytes, count: int) -> tuple[list[bytes], bytes]:
+        """(raw results, the last entry's id) of up to `count` replies after `last`."""
+        reply: Any = self._redis.xread({REPLIES: last}, count=count, block=1000)
+        entries = reply[0][1] if reply else []
+        return [fields[b"r"] for _, fields in entries], (entries[-1][0] if entries else last)
+
+    def drop_replies(self) -> None:
+        self._redis.delete(REPLIES)
+
+    def add(self, row: bytes) -> None:
+        self._redis.xadd(JOBS, {"x": row})
+
+
+class Raw:
+    """The loop's commands over a bare socket."""
+
+    def __init__(self, url: str) -> None:
+        self._link = Link(url)
+        self._link.connect()
+
+    def create(self) -> None:
+        self._link.call("XGROUP", "CREATE", JOBS, GROUP, "0", "MKSTREAM")
+
+    def submit(self, rows: Sequence[bytes]) -> None:
+        self._many([("XADD", JOBS, "*", "x", row) for row in rows])
+
+    def jobs(self) -> tuple[list[bytes], list[bytes]]:
+        reply = self._link.call(
+            "XREADGROUP", "GROUP", GROUP, "w", "COUNT", AT_ONCE, "BLOCK", 1000, "STREAMS", JOBS, ">"
+        )
+        entries = reply[0][1] if reply else []
+        return [entry for entry, _ in entries], [fields[1] for _, fields in entries]
+
+    def answer(self, entries: list[bytes], raw: bytes, width: int) -> None:
+        added = [
+            ("XADD", REPLIES, "*", "i", entry, "r", raw[at * width : at * width + width])
+            for at, entry in enumerate(entries)
+        ]
+        self._many([*added, ("XACK", JOBS, GROUP, *entries), ("XDEL", JOBS, *entries)])
+
+    def replies(self, last: bytes, count: int) -> tuple[list[bytes], bytes]:
+        reply = self._link.call("XREAD", "COUNT", count, "BLOCK", 1000, "STREAMS", REPLIES, last)
+        entries = reply[0][1] if reply else []
+        return [fields[3] for _, fields in entries], (entries[-1][0] if entries else last)
+
+    def drop_replies(self) -> None:
+        self._link.call("DEL", REPLIES)
+
+    def add(self, row: bytes) -> None:
+        self._link.call("XADD", JOBS, "*", "x", row)
+
+    def _many(self, commands: list[Any]) -> None:
+        self._link.send(*commands)
+        for _ in commands:
+            self._link.read()
+
+
+CLIENTS: dict[str, type[RedisPy] | type[Raw]] = {"redis-py": RedisPy, "raw": Raw}
+
+
+def work(client: RedisPy | Raw, graph: Path, features: int) -> None:
     """The worker: until SIGTERM. Reads, runs, answers; the next read waits for the answers' replies."""
     run = session(graph.read_bytes()).run
     for rows in (1, AT_ONCE):
         run(["logits"], {"x": np.zeros((rows, features), np.float32)})
-    link = Link(url)
-    link.connect()
-    link.call("XGROUP", "CREATE", JOBS, GROUP, "0", "MKSTREAM")
-    read = ("XREADGROUP", "GROUP", GROUP, "w", "COUNT", AT_ONCE, "BLOCK", 1000, "STREAMS", JOBS, ">")
+    client.create()
     while True:
-        reply = link.call(*read)
-        if not reply:
-            continue
-        entries = reply[0][1]
-        ids = [entry for entry, _ in entries]
-        x = np.frombuffer(b"".join([fields[1] for _, fields in entries]), np.float32).reshape(len(ids), features)
-        (logits,) = run(["logits"], {"x": x})
-        raw, width = logits.tobytes(), logits.shape[1] * 4
-        commands = [
-            ("XADD", REPLIES, "*", "i", entry, "r", raw[at * width : at * width + width])
-            for at, entry in enumerate(ids)
-        ]
-        link.send(*commands, ("XACK", JOBS, GROUP, *ids), ("XDEL", JOBS, *ids))
-        for _ in range(len(ids) + 2):
-            link.read()
+        entries, rows_ = client.jobs()
+        if entries:
+            x = np.frombuffer(b"".join(rows_), np.float32).reshape(len(entries), features)
+            (logits,) = run(["logits"], {"x": x})
+            client.answer(entries, logits.tobytes(), logits.shape[1] * 4)
 
 
 class Producer:
-    """The producing side: raw rows in, raw replies out."""
+    """The producing side: rows in, raw replies out. `link` is for looking at the server."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, kind: str) -> None:
         self.link = Link(url)
         self.link.connect()
-        self.last = "0"
+        self._client = CLIENTS[kind](url)
+        self._last = b"0"
 
     def submit(self, rows: NDArray[np.float32]) -> None:
         """XADD of every row, 256 in a pipeline."""
-        link = self.link
         for at in range(0, len(rows), AT_ONCE):
-            part = rows[at : at + AT_ONCE]
-            link.send(*[("XADD", JOBS, "*", "x", row.tobytes()) for row in part])
-            for _ in range(len(part)):
-                link.read()
+            self._client.submit([row.tobytes() for row in rows[at : at + AT_ONCE]])
 
     def collect(self, count: int) -> list[bytes]:
         """`count` raw results. Raises TimeoutError when the worker stays away."""
         results: list[bytes] = []
         deadline = time.monotonic() + PATIENCE_S
         while len(results) < count:
-            reply = self.link.call("XREAD", "COUNT", READ_AT_ONCE, "BLOCK", 1000, "STREAMS", REPLIES, self.last)
-            if reply:
-                entries = reply[0][1]
-                results += [fields[3] for _, fields in entries]
-                self.last = entries[-1][0]
-            elif time.monotonic() > deadline:
+            raw, self._last = self._client.replies(self._last, READ_AT_ONCE)
+            results += raw
+            if not raw and time.monotonic() > deadline:
                 raise TimeoutError(f"the bare worker answered {len(results)} of {count} jobs")
         return results
 
     def one(self, row: NDArray[np.float32]) -> bytes:
         """One job in flight: XADD, then a blocking read of its reply."""
-        link = self.link
-        link.call("XADD", JOBS, "*", "x", row.tobytes())
-        reply = link.call("XREAD", "COUNT", 1, "BLOCK", 1000, "STREAMS", REPLIES, self.last)
-        self.last, fields = reply[0][1][0]
-        return bytes(fields[3])
+        self._client.add(row.tobytes())
+        (raw,), self._last = self._client.replies(self._last, 1)
+        return raw
 
     def forget(self) -> None:
         """Drops the replies, between measurements; a longer stream would only cost memory."""
-        self.link.call("DEL", REPLIES)
-        self.last = "0"
+        self._client.drop_replies()
+        self._last = b"0"
 
 
 @contextlib.contextmanager
-def worker(url: str, graph: Path, features: int) -> Iterator[int]:
+def worker(url: str, kind: str, graph: Path, features: int) -> Iterator[int]:
     """A running worker process; its pid."""
-    command = [sys.executable, "-m", "benchmarks.bare", url, str(graph), str(features)]
+    command = [sys.executable, "-m", "benchmarks.bare", url, kind, str(graph), str(features)]
     process = subprocess.Popen(command, cwd=Path(__file__).resolve().parent.parent)
     try:
         link = Link(url)
@@ -133,4 +203,4 @@ def worker(url: str, graph: Path, features: int) -> Iterator[int]:
 
 
 if __name__ == "__main__":
-    work(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    work(CLIENTS[sys.argv[2]](sys.argv[1]), Path(sys.argv[3]), int(sys.argv[4]))

@@ -28,6 +28,8 @@ from producer import Producer
 
 FEATURES, HIDDEN = 64, 128
 LATEST = Path(__file__).resolve().parent / "results" / "latest.json"
+OURS = "ours"
+PREFIXES = {"redis-py": "bare_", "raw": "raw_bare_", OURS: ""}  # of the keys in latest.json
 Figures = dict[str, Any]
 
 
@@ -56,24 +58,24 @@ def streams(folder: Path, size: Size) -> Figures:
         held = memory.measure(folder / "memory", url, artifact, size.memory_jobs)
     with contextlib.ExitStack() as stack:
         ours_url = stack.enter_context(temporary_server(folder / "ours"))
-        bare_url = stack.enter_context(temporary_server(folder / "bare"))
+        loops = {kind: _loop(stack, folder, kind, artifact) for kind in bare.CLIENTS}
         stand = stack.enter_context(slot(folder / "ours", ours_url, "mlp", artifact))
-        worker_pid = stack.enter_context(bare.worker(bare_url, artifact / "model.onnx", FEATURES))
         producer = stack.enter_context(Producer(ours_url))
-        loop = bare.Producer(bare_url)
-        about = report.about(loop.link)
+        about = report.about(loops["raw"][0].link)
 
-        def both_floods() -> tuple[flood.Flood, flood.Flood]:
-            return flood.through_the_bare_loop(loop, worker_pid, x), flood.through_penstock(stand, producer, x)
+        def floods_once() -> dict[str, flood.Flood]:
+            theirs = {kind: flood.through_the_bare_loop(loop, pid, x) for kind, (loop, pid) in loops.items()}
+            return theirs | {OURS: flood.through_penstock(stand, producer, x)}
 
-        def both_latencies() -> tuple[latency.Latency, latency.Latency]:
-            return latency.through_the_bare_loop(loop, few), latency.through_penstock(producer, "mlp", few)
+        def latencies_once() -> dict[str, latency.Latency]:
+            theirs = {kind: latency.through_the_bare_loop(loop, few) for kind, (loop, _) in loops.items()}
+            return theirs | {OURS: latency.through_penstock(producer, "mlp", few)}
 
-        both_floods()  # warm-up
+        floods_once()  # warm-up
         rows, batches = stand.batches()
-        floods = [both_floods() for _ in range(size.rounds)]
+        floods = [floods_once() for _ in range(size.rounds)]
         more_rows, more_batches = stand.batches()
-        latencies = [both_latencies() for _ in range(size.rounds)]
+        latencies = [latencies_once() for _ in range(size.rounds)]
     return {
         **_of_floods(floods, size.flood_jobs),
         "flood_mean_batch": round((more_rows - rows) / (more_batches - batches), 1),
@@ -84,35 +86,46 @@ def streams(folder: Path, size: Size) -> Figures:
     }
 
 
-def _of_floods(pairs: Sequence[tuple[flood.Flood, flood.Flood]], jobs: int) -> Figures:
-    ratios = [ours.jobs_per_s / loop.jobs_per_s for loop, ours in pairs]
-    ours, loops = [pair[1] for pair in pairs], [pair[0] for pair in pairs]
+def _loop(stack: contextlib.ExitStack, folder: Path, kind: str, artifact: Path) -> tuple[bare.Producer, int]:
+    """A bare loop on a server of its own, and its worker's pid."""
+    url = stack.enter_context(temporary_server(folder / kind))
+    pid = stack.enter_context(bare.worker(url, kind, artifact / "model.onnx", FEATURES))
+    return bare.Producer(url, kind), pid
+
+
+def _of_floods(rounds: Sequence[dict[str, flood.Flood]], jobs: int) -> Figures:
+    ratios = [one[OURS].jobs_per_s / one["redis-py"].jobs_per_s for one in rounds]
+    sides = {kind: [one[kind] for one in rounds] for kind in PREFIXES}
+    ours = sides[OURS]
     found: Figures = {
         "flood_jobs": jobs,
         "flood_ratio": round(median(ratios), 3),
         "flood_ratio_lowest": round(min(ratios), 3),
         "flood_ratio_highest": round(max(ratios), 3),
+        "flood_ratio_to_raw": round(median(one[OURS].jobs_per_s / one["raw"].jobs_per_s for one in rounds), 3),
         "flood_jobs_per_s": round(median(one.jobs_per_s for one in ours)),
-        "bare_jobs_per_s": round(median(one.jobs_per_s for one in loops)),
+        "bare_jobs_per_s": round(median(one.jobs_per_s for one in sides["redis-py"])),
+        "raw_bare_jobs_per_s": round(median(one.jobs_per_s for one in sides["raw"])),
         "flood_submit_jobs_per_s": round(median(jobs / one.submit_s for one in ours)),
         "decode_us_per_job": round(median(one.decode_s for one in ours) / jobs * 1e6, 2),
         "redis_commands_per_job": round(median(one.commands for one in ours), 2),
-        "bare_redis_commands_per_job": round(median(one.commands for one in loops), 2),
+        "bare_redis_commands_per_job": round(median(one.commands for one in sides["redis-py"]), 2),
     }
-    for prefix, side in (("", ours), ("bare_", loops)):
+    for kind, side in sides.items():
         for name in side[0].cpu_us:
-            found[f"{prefix}cpu_us_per_job_{name}"] = round(median(one.cpu_us[name] for one in side), 2)
+            found[f"{PREFIXES[kind]}cpu_us_per_job_{name}"] = round(median(one.cpu_us[name] for one in side), 2)
     return found
 
 
-def _of_latencies(pairs: Sequence[tuple[latency.Latency, latency.Latency]]) -> Figures:
-    return {
-        "one_in_flight_p50_ratio": round(median(ours.p50_ms / loop.p50_ms for loop, ours in pairs), 3),
-        "one_in_flight_p50_ms": round(median(ours.p50_ms for _, ours in pairs), 4),
-        "one_in_flight_p99_ms": round(median(ours.p99_ms for _, ours in pairs), 4),
-        "bare_one_in_flight_p50_ms": round(median(loop.p50_ms for loop, _ in pairs), 4),
-        "bare_one_in_flight_p99_ms": round(median(loop.p99_ms for loop, _ in pairs), 4),
+def _of_latencies(rounds: Sequence[dict[str, latency.Latency]]) -> Figures:
+    found: Figures = {
+        "one_in_flight_p50_ratio": round(median(one[OURS].p50_ms / one["redis-py"].p50_ms for one in rounds), 3),
+        "one_in_flight_p50_ratio_to_raw": round(median(one[OURS].p50_ms / one["raw"].p50_ms for one in rounds), 3),
     }
+    for kind, prefix in PREFIXES.items():
+        found[f"{prefix}one_in_flight_p50_ms"] = round(median(one[kind].p50_ms for one in rounds), 4)
+        found[f"{prefix}one_in_flight_p99_ms"] = round(median(one[kind].p99_ms for one in rounds), 4)
+    return found
 
 
 def real_files(folder: Path, size: Size) -> Figures:
