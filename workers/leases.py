@@ -18,17 +18,14 @@ from broker.connection import LOST, Command, is_missing_group
 from broker.messages import Job
 from broker.queue import Claimed, Ended, Fault, Queue
 from workers.board import Board
-from workers.claims import SMALLEST_SHARED, Claims
+from workers.claimer import Claimer
 from workers.outcomes import broken, fault_of
 from workers.runner import MOST_MARKS
-from workers.wire import Handler, Wire
+from workers.wire import Handler, Pair, Wire
 
 log = structlog.get_logger()
 
-LOOK_EVERY_S = 0.25
 FIRST_PAUSE_S, MOST_PAUSE_S = 0.05, 2.0
-
-Pair = tuple[Command, Handler]
 
 
 class Leases:
@@ -49,8 +46,6 @@ class Leases:
         """`restore` publishes groups and spec again after Redis forgot them."""
         self.wire = wire
         self.claimed_ms: dict[bytes, float] = {}  # entry -> Redis time of its claim
-        self.is_claiming = self.is_blocked = False
-        self.claims = Claims()
         self.is_leaving = False  # jobs that still arrive are returned at once
         self.lost_since: float | None = None
         self._queue = queue
@@ -61,12 +56,17 @@ class Leases:
         self._on_settled = on_settled
         self._clock = clock
         self._offset_ms = 0.0  # Redis' time minus our monotonic clock
-        self._look_at = 0.0  # when to look for returned leases again
         self._settling: dict[int, tuple[list[Ended], list[Fault]]] = {}  # sent, not answered
         self._sends = 0
         self._faults: list[Fault] = []  # found at claim time, sent with the next talk
         self._next_ghosts = clock() + lease_s / 2
         self._reconnect_at, self._pause_s = 0.0, FIRST_PAUSE_S
+        self.claimer = Claimer(
+            queue=queue, take=self._take, set_time=self._set_time, is_refused=self._is_refused, clock=clock
+        )
+
+    def _set_time(self, now_ms: int) -> None:
+        self._offset_ms = now_ms - self._clock() * 1e3
 
     def redis_ms(self) -> float:
         """Redis' time now, from its last answer and the monotonic clock."""
@@ -84,7 +84,7 @@ class Leases:
 
         `room_rows` 0 claims nothing. Nothing is sent while a blocked read is out: Redis would not look at it.
         """
-        if self.is_blocked or (self.lost_since is not None and not self._reconnect()):
+        if self.claimer.is_blocked or (self.lost_since is not None and not self._reconnect()):
             return False
         try:
             pairs: list[Pair] = []
@@ -94,8 +94,10 @@ class Leases:
                 pairs += self._settle_pairs(ended, faults)
             if self._clock() > self._next_ghosts and not len(self.wire):
                 pairs += self._ghost_pairs()  # before the claim, so that what it brings is no ghost
-            if room_rows > 0 and not self.is_claiming and not self.is_leaving:
-                pairs += self._claim_pairs(room_rows, block_ms, is_busy=is_busy, is_settling=bool(pairs))
+            if room_rows > 0 and not self.claimer.is_claiming and not self.is_leaving:
+                pairs += self.claimer.pairs(
+                    room_rows, block_ms, is_busy=is_busy, is_settling=bool(pairs), is_quiet=not len(self.wire)
+                )
             if pairs:
                 self.wire.send(*pairs)
         except LOST as error:
@@ -111,7 +113,7 @@ class Leases:
 
     def ask(self, command: Command, handler: Handler) -> None:
         """Sends one more command, unless a blocked read is out or Redis is away."""
-        if not self.is_blocked and self.lost_since is None:
+        if not self.claimer.is_blocked and self.lost_since is None:
             try:
                 self.wire.send((command, handler))
             except LOST as error:
@@ -128,77 +130,7 @@ class Leases:
             except LOST as error:
                 self.lose(error)
 
-    # --- claiming -----------------------------------------------------------------------------
-
-    def _claim_pairs(self, room_rows: int, block_ms: int, *, is_busy: bool, is_settling: bool) -> list[Pair]:
-        """While busy: plain reads ahead, if there is a backlog or a round trip anyway. Idle: the script now and then,
-        for returned leases and Redis' time; else a read that blocks until jobs come."""
-        claims = self.claims
-        now = self._clock()
-        room = claims.jobs_in(room_rows)
-        if not is_busy and now < self._look_at and not claims.has_backlog:
-            if is_settling or not len(self.wire):
-                self.is_blocked = True
-                asked = max(1, room // 3)  # COUNT is per stream: a third each keeps three lanes within the room
-                return [(self._queue.block(asked, block_ms), partial(self._blocked, asked))]
-            return []
-        if is_busy and claims.is_dry and not is_settling:
-            return []
-        self.is_claiming = True
-        if room < SMALLEST_SHARED or (not is_busy and not claims.has_backlog):
-            self._look_at = now + LOOK_EVERY_S
-            return [(self._queue.claim(room), self._claimed)]
-        pairs: list[Pair] = []
-        if now >= self._look_at:
-            self._look_at = now + LOOK_EVERY_S
-            pairs.append((self._queue.reclaim(room // 8), self._reclaimed))
-            room -= room // 8
-        fresh: list[Claimed] = []
-        shares = [(lane, count) for lane, count in enumerate(claims.shares(room)) if count]
-        for lane, count in shares:
-            pairs.append((self._queue.read(lane, count), partial(self._read, lane, count, fresh, len(shares))))
-        return pairs
-
-    def _claimed(self, reply: Any) -> None:
-        self.is_claiming = False
-        claimed = self._heard(reply)
-        if claimed is not None:
-            self.claims.note_dry(is_dry=not claimed.jobs)
-            self._take(claimed)
-
-    def _reclaimed(self, reply: Any) -> None:
-        claimed = self._heard(reply)
-        if claimed is not None:
-            self._take(claimed)
-
-    def _heard(self, reply: Any) -> Claimed | None:
-        if self._is_refused(reply):
-            return None
-        claimed = self._queue.read_claim(reply)
-        self._offset_ms = claimed.now_ms - self._clock() * 1e3
-        return claimed
-
-    def _read(self, lane: int, asked: int, fresh: list[Claimed], reads: int, reply: Any) -> None:
-        """One lane's answer; the last one of its turn takes all of them, highest lane first."""
-        claimed = Claimed(0, [], []) if self._is_refused(reply) else self._queue.read_block(reply)
-        self.claims.note_lane(lane, asked, len(claimed.jobs) + len(claimed.broken))
-        fresh.append(claimed)
-        if len(fresh) == reads:
-            self.is_claiming = False
-            jobs = [job for one in fresh for job in one.jobs]
-            self.claims.note_dry(is_dry=not self.claims.has_backlog)
-            self._take(Claimed(0, jobs, [lease for one in fresh for lease in one.broken]))
-
-    def _blocked(self, asked: int, reply: Any) -> None:
-        self.is_blocked = False
-        if self._is_refused(reply):
-            return
-        claimed = self._queue.read_block(reply)
-        # Fewer than asked for: that was all, so the next read can wait for the next settle.
-        for lane in range(len(self._queue.lanes)):
-            self.claims.note_lane(lane, asked, sum(job.lane == lane for job in claimed.jobs))
-        self.claims.note_dry(is_dry=not self.claims.has_backlog)
-        self._take(claimed)
+    # --- what came ------------------------------------------------------------------------------
 
     def _take(self, claimed: Claimed) -> None:
         """Takes claimed jobs in hand, or ends and returns at once what must not run."""
@@ -222,7 +154,7 @@ class Leases:
             self.give_back(fresh, marks=0)
             return
         self._faults += self._take_jobs(fresh)
-        self.claims.note_turn(fresh)
+        self.claimer.claims.note_turn(fresh)
 
     # --- ending -------------------------------------------------------------------------------
 
@@ -264,7 +196,7 @@ class Leases:
             raise reply
         log.warning("redis forgot the queue", error=str(reply), next="groups and spec are published again")
         self._restore()
-        self.claims.note_dry(is_dry=False)
+        self.claimer.claims.note_dry(is_dry=False)
         return True
 
     # --- ghosts and losses ----------------------------------------------------------------------
@@ -289,7 +221,7 @@ class Leases:
             log.warning("redis lost", error=str(error), retry_in_s=self._pause_s, leases=len(self._board.held))
         self.wire.forget()
         self.wire.link.close()
-        self.is_claiming = self.is_blocked = False
+        self.claimer.forget()
         self._reconnect_at = self._clock() + self._pause_s * random.uniform(0.5, 1.5)
         self._pause_s = min(MOST_PAUSE_S, self._pause_s * 2)
 
@@ -312,5 +244,5 @@ class Leases:
             return False
         log.info("redis is back", after_s=round(self._clock() - (self.lost_since or 0.0), 2))
         self.lost_since = None
-        self.claims.note_dry(is_dry=False)
+        self.claimer.claims.note_dry(is_dry=False)
         return True

@@ -124,8 +124,14 @@ class Slot:
         ]
 
     def _pack(self) -> Batch | None:
-        """The next batch; None when leaving, and while jobs may wait for company and more may come."""
-        if self._leaving is not None or (self._patience_ms() > 0 and not self._leases.claims.is_dry):
+        """The next batch; None when leaving, and while more jobs are on their way that are worth waiting for."""
+        if (
+            self._leases.claimer.is_topping_up
+            and self._batcher.rows < self._batcher.max_rows
+            and self._leases.lost_since is None
+        ):
+            return None
+        if self._leaving is not None or (self._patience_ms() > 0 and not self._leases.claimer.claims.is_dry):
             return None
         return self._batcher.pack()
 

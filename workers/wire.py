@@ -13,6 +13,7 @@ from typing import Any
 from broker.connection import SCRIPTS, Command, Link, NoScriptError, ResponseError
 
 Handler = Callable[[Any], None]
+Pair = tuple[Command, Handler]
 
 
 class Wire:
@@ -20,13 +21,13 @@ class Wire:
 
     def __init__(self, link: Link) -> None:
         self.link = link
-        self._under_way: deque[tuple[Command, Handler]] = deque()
+        self._under_way: deque[Pair] = deque()
 
     def __len__(self) -> int:
         """How many replies are awaited."""
         return len(self._under_way)
 
-    def send(self, *pairs: tuple[Command, Handler]) -> None:
+    def send(self, *pairs: Pair) -> None:
         """Sends without waiting. Raises one of connection.LOST."""
         self._under_way.extend(pairs)
         self.link.send(*(command for command, _ in pairs))

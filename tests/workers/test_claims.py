@@ -1,0 +1,52 @@
+"""How a claim's room is shared out over the lanes. Pure: what reads brought in, counts out."""
+
+from __future__ import annotations
+
+import pytest
+
+from workers.claims import Claims
+
+
+def seen(*full: int) -> Claims:
+    """Claims whose last reads came back full in these lanes."""
+    claims = Claims()
+    for lane in range(3):
+        claims.note_lane(lane, 10, 10 if lane in full else 3)
+    return claims
+
+
+def test_a_lane_with_a_backlog_gets_the_room_after_a_reserve_for_higher_ones() -> None:
+    assert seen(1).shares(256) == (32, 224, 0)
+    assert seen(0).shares(256) == (256, 0, 0)
+    assert seen(2).shares(256) == (32, 32, 192)
+    assert seen(0, 1, 2).shares(256) == (256, 0, 0)
+
+
+def test_without_a_backlog_all_lanes_get_the_same() -> None:
+    assert seen().shares(256) == (85, 85, 85)
+
+
+def test_every_eighth_turn_starts_at_the_lowest_lane() -> None:
+    claims = seen(0, 2)
+    turns = [claims.shares(256) for _ in range(16)]
+    assert turns[7] == turns[15] == (0, 0, 256)
+    assert turns[:7] == turns[8:15] == [(256, 0, 0)] * 7
+
+
+@pytest.mark.parametrize("room", [8, 9, 15, 64, 1000])
+@pytest.mark.parametrize("full", [(), (0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)])
+def test_shares_never_exceed_the_room(room: int, full: tuple[int, ...]) -> None:
+    claims = seen(*full)
+    for _ in range(9):
+        counts = claims.shares(room)
+        assert sum(counts) <= room
+        assert min(counts) >= 0
+        assert max(counts) >= 1
+
+
+def test_a_dry_queue_has_no_backlog() -> None:
+    claims = seen(1)
+    assert claims.has_backlog
+    claims.note_dry(is_dry=True)
+    assert claims.is_dry
+    assert not claims.has_backlog

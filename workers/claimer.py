@@ -1,0 +1,117 @@
+"""Sends the slot's claims and reads their answers: plain reads ahead while busy, a blocked read while idle, the claim script now
+and then for returned leases and Redis' time. `claims` decides how many from which lane.
+
+Commands and handlers only; the wire, losses and what becomes of the jobs are `leases`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from broker.queue import Claimed, Queue
+from workers.claims import SMALLEST_SHARED, Claims
+from workers.wire import Pair
+
+LOOK_EVERY_S = 0.25
+
+
+class Claimer:
+    """At most one claim is under way at a time. `take` gets what came, `is_refused` looks at error replies."""
+
+    def __init__(
+        self,
+        *,
+        queue: Queue,
+        take: Callable[[Claimed], None],
+        set_time: Callable[[int], None],
+        is_refused: Callable[[Any], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        """`set_time` gets Redis' time in ms with each answer that carries it."""
+        self.claims = Claims()
+        self.is_claiming = self.is_blocked = False
+        self.is_topping_up = False  # a blocked read came back full: the rest is asked for before the engine begins
+        self._queue = queue
+        self._take = take
+        self._set_time = set_time
+        self._is_refused = is_refused
+        self._clock = clock
+        self._look_at = 0.0  # when to look for returned leases again
+
+    def forget(self) -> None:
+        """After a loss: no answer will come, and nothing is known of the lanes."""
+        self.is_claiming = self.is_blocked = self.is_topping_up = False
+        self.claims.note_dry(is_dry=False)
+
+    def pairs(self, room_rows: int, block_ms: int, *, is_busy: bool, is_settling: bool, is_quiet: bool) -> list[Pair]:
+        """While busy: plain reads ahead, if there is a backlog or a round trip anyway. Idle: the script now and then,
+        for returned leases and Redis' time; else a read that blocks until jobs come."""
+        claims = self.claims
+        now = self._clock()
+        room = claims.jobs_in(room_rows)
+        if not is_busy and now < self._look_at and not claims.has_backlog:
+            if is_settling or is_quiet:
+                self.is_blocked = True
+                asked = max(1, room // 3)  # COUNT is per stream: a third each keeps three lanes within the room
+                return [(self._queue.block(asked, block_ms), partial(self._blocked, asked))]
+            return []
+        if is_busy and claims.is_dry and not is_settling:
+            return []
+        self.is_claiming = True
+        if room < SMALLEST_SHARED or (not is_busy and not claims.has_backlog):
+            self._look_at = now + LOOK_EVERY_S
+            return [(self._queue.claim(room), self._claimed)]
+        pairs: list[Pair] = []
+        if now >= self._look_at:
+            self._look_at = now + LOOK_EVERY_S
+            pairs.append((self._queue.reclaim(room // 8), self._reclaimed))
+            room -= room // 8
+        fresh: list[Claimed] = []
+        shares = [(lane, count) for lane, count in enumerate(claims.shares(room)) if count]
+        for lane, count in shares:
+            pairs.append((self._queue.read(lane, count), partial(self._read, lane, count, fresh, len(shares))))
+        return pairs
+
+    def _claimed(self, reply: Any) -> None:
+        self.is_claiming = self.is_topping_up = False
+        claimed = self._heard(reply)
+        if claimed is not None:
+            self.claims.note_dry(is_dry=not claimed.jobs)
+            self._take(claimed)
+
+    def _reclaimed(self, reply: Any) -> None:
+        claimed = self._heard(reply)
+        if claimed is not None:
+            self._take(claimed)
+
+    def _heard(self, reply: Any) -> Claimed | None:
+        if self._is_refused(reply):
+            return None
+        claimed = self._queue.read_claim(reply)
+        self._set_time(claimed.now_ms)
+        return claimed
+
+    def _read(self, lane: int, asked: int, fresh: list[Claimed], reads: int, reply: Any) -> None:
+        """One lane's answer; the last one of its turn takes all of them, highest lane first."""
+        claimed = Claimed(0, [], []) if self._is_refused(reply) else self._queue.read_block(reply)
+        self.claims.note_lane(lane, asked, len(claimed.jobs) + len(claimed.broken))
+        fresh.append(claimed)
+        if len(fresh) == reads:
+            self.is_claiming = self.is_topping_up = False
+            jobs = [job for one in fresh for job in one.jobs]
+            self.claims.note_dry(is_dry=not self.claims.has_backlog)
+            self._take(Claimed(0, jobs, [lease for one in fresh for lease in one.broken]))
+
+    def _blocked(self, asked: int, reply: Any) -> None:
+        self.is_blocked = False
+        if self._is_refused(reply):
+            return
+        claimed = self._queue.read_block(reply)
+        # Fewer than asked for: that was all, so the next read can wait for the next settle.
+        for lane in range(len(self._queue.lanes)):
+            self.claims.note_lane(lane, asked, sum(job.lane == lane for job in claimed.jobs))
+        self.is_topping_up = self.claims.has_backlog and asked > 1
+        self.claims.note_dry(is_dry=not self.claims.has_backlog)
+        self._take(claimed)
