@@ -33,7 +33,9 @@ PATIENCE_S = 60.0
 
 def session(graph: bytes) -> Any:
     """An ONNX Runtime session as the slot's engine makes it: CPU, one thread, no spinning."""
-    import onnxruntime
+    import workers  # noqa: F401 - switches ONNX Runtime's telemetry off, as in the engine
+
+    import onnxruntime  # isort: skip
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

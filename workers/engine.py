@@ -43,6 +43,23 @@ def load_forward(folder: str, *, device: str, threads: int, slabs: list[Slab]) -
     return Forward(artifact.spec, backend, slabs, load_pipeline(artifact))
 
 
+def load_and_warm(
+    folder: str, *, device: str, threads: int, slabs: list[Slab], row_buckets: tuple[int, ...]
+) -> tuple[Forward, Ready]:
+    """Everything up to ready. Raises ArtifactError or DeviceError of one line, whatever the loader raised."""
+    began = time.monotonic()
+    try:
+        forward = load_forward(folder, device=device, threads=threads, slabs=slabs)
+        times = warm(forward, open_artifact(folder).spec, row_buckets)
+        usage = measure(forward)
+    except PenstockError:
+        raise
+    except Exception as error:  # the process edge: what a loader or a first forward raises is the reason in status
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ArtifactError(f"{folder}: the model does not run: {text[:900]}") from error
+    return forward, Ready(os.getpid(), forward.backend.device, time.monotonic() - began, usage, times)
+
+
 def warm(forward: Forward, spec: ModelSpec, row_buckets: tuple[int, ...]) -> list[Timed]:
     """Runs every bucket before the slot says ready, so that no job pays for first calls; the medians in ms."""
     varying = sorted({dim for tensor in spec.inputs for dim in tensor.shape if isinstance(dim, str)})
@@ -104,16 +121,12 @@ def serve(
     slab_fds: list[int],
 ) -> None:
     """Loads, warms, says Ready, then answers until the slot closes its end."""
-    began = time.monotonic()
     slabs = [Slab(input_bytes=slab_sizes[0], output_bytes=slab_sizes[1], fd=fd) for fd in slab_fds]
     try:
-        forward = load_forward(folder, device=device, threads=threads, slabs=slabs)
-        times = warm(forward, open_artifact(folder).spec, row_buckets)
-    except Exception as error:  # noqa: BLE001 - the process edge: what a loader raises is the reason in status
-        text = str(error) if isinstance(error, PenstockError) else f"{type(error).__name__}: {error}"
-        end.send(exchange.encode(LoadFailed(" ".join(text.split())[:1000])))
+        forward, ready = load_and_warm(folder, device=device, threads=threads, slabs=slabs, row_buckets=row_buckets)
+    except PenstockError as error:
+        end.send(exchange.encode(LoadFailed(str(error)[:1000])))
         return
-    ready = Ready(os.getpid(), forward.backend.device, time.monotonic() - began, measure(forward), times)
     end.send(exchange.encode(ready))
     while (message := exchange.read_for_engine(end)) is not None:
         answer: Ran | Measured

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import select
 import socket
-import time
 from typing import Protocol
 
 from broker.errors import ArtifactError
@@ -50,6 +49,9 @@ class Engine(Protocol):
 
     def kill(self) -> bool:
         """Ends it at once; False when it survives SIGKILL (the driver holds it)."""
+
+    def close(self) -> None:
+        """Gives descriptors and slabs back, after `kill`."""
 
     @property
     def pid(self) -> int: ...
@@ -126,6 +128,16 @@ class EngineProcess:
         self._process.join(KILL_WAIT_S)
         return self._process.exitcode is not None
 
+    def close(self) -> None:
+        if self._end is not None:
+            self._end.close()
+            self._end = None
+        if self._process is not None and self._process.exitcode is not None:
+            self._process.close()
+            self._process = None
+        for slab in self.slabs:
+            slab.close()
+
     @property
     def pid(self) -> int:
         return (self._process.pid or 0) if self._process is not None else 0
@@ -185,15 +197,13 @@ class InlineEngine:
         from workers import engine
 
         self._engine = engine
-        self._began = time.monotonic()
-        self._forward = engine.load_forward(
-            str(self._artifact.folder), device=self._device, threads=self._threads, slabs=self.slabs
-        )
+        self._forward, self._ready = engine.load_and_warm(
+            str(self._artifact.folder), device=self._device, threads=self._threads, slabs=self.slabs,
+            row_buckets=self._row_buckets,
+        )  # fmt: skip
 
     def poll_ready(self) -> Ready | None:
-        times = self._engine.warm(self._forward, self._artifact.spec, self._row_buckets)
-        usage = self._engine.measure(self._forward)
-        return Ready(os.getpid(), self._forward.backend.device, time.monotonic() - self._began, usage, times)
+        return self._ready
 
     def fileno(self) -> int:
         return -1
@@ -209,6 +219,10 @@ class InlineEngine:
 
     def kill(self) -> bool:
         return True
+
+    def close(self) -> None:
+        for slab in self.slabs:
+            slab.close()
 
     @property
     def pid(self) -> int:

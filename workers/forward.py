@@ -94,37 +94,60 @@ class Forward:
         made = self._preprocess(items)
         if len(made) != len(items):
             raise ValueError(f"preprocess gave {len(made)} results for {len(items)} items")
-        good: list[tuple[int, dict[str, Any]]] = []
+        good: list[tuple[int, Arrays]] = []
         for row, one in enumerate(made):
-            if isinstance(one, Exception):
-                notes.append(Note(row, True, "input_error", f"{type(one).__name__}: {one}"[:NOTE_CHARACTERS]))
-            else:
-                good.append((row, one))
+            try:
+                good.append((row, self._checked(one)))
+            except Exception as error:  # noqa: BLE001 - one item's trouble, whatever preprocess made of it, is that item's
+                text = f"{type(error).__name__}: {error}"
+                notes.append(Note(row, True, "input_error", text[:NOTE_CHARACTERS]))
         columns = input_columns(self._spec, self._dims_of([one for _, one in good]))
         arrays: Arrays = {}
         for (name, dtype, shape), tensor in zip(columns, self._spec.inputs, strict=True):
             array: np.ndarray[Any, Any] = np.full((message.bucket, *shape), tensor.pad_value, dtype=dtype)
             for row, one in good:
-                value = np.asarray(one[name])
+                value = one[name]
                 array[row][tuple(slice(size) for size in value.shape)] = value
             arrays[name] = array
         return arrays
 
-    def _dims_of(self, rows: list[dict[str, Any]]) -> tuple[int, ...]:
+    def _checked(self, one: dict[str, Any] | Exception) -> Arrays:
+        """What preprocess made of one item, as the manifest's inputs. Raises the item's own error, or what does not fit."""
+        if isinstance(one, Exception):
+            raise one
+        arrays: Arrays = {}
+        for tensor in self._spec.inputs:
+            if tensor.name not in one:
+                raise KeyError(f"preprocess gave no {tensor.name!r}, only {', '.join(map(repr, one)) or 'nothing'}")
+            value = np.asarray(one[tensor.name])
+            fits = value.ndim == len(tensor.shape) and all(
+                isinstance(want, str) or want == size for want, size in zip(tensor.shape, value.shape, strict=True)
+            )
+            if not fits or not np.can_cast(value.dtype, tensor.dtype, "same_kind"):
+                came = f"{value.dtype} {list(value.shape)}"
+                raise ValueError(
+                    f"preprocess gave {tensor.name!r} as {came}, the manifest says {tensor.dtype} {list(tensor.shape)}"
+                )
+            for dim, size in zip(tensor.shape, value.shape, strict=True):
+                if isinstance(dim, str) and size > self._spec.buckets[dim][-1]:
+                    raise ValueError(
+                        f"dimension {dim!r} became {size}, the largest bucket is {self._spec.buckets[dim][-1]}"
+                    )
+            is_strict = tensor.is_bounded and tensor.on_violation == "refuse"
+            if is_strict and (broken := broken_rows(tensor, value.reshape(1, -1))):
+                raise ValueError(f"preprocess gave a value the manifest forbids: {broken[0][1]}")
+            arrays[tensor.name] = value
+        return arrays
+
+    def _dims_of(self, rows: list[Arrays]) -> tuple[int, ...]:
+        """The shape bucket that holds all rows."""
         sizes: dict[str, int] = {}
         for tensor in self._spec.inputs:
             for axis, dim in enumerate(tensor.shape):
                 if isinstance(dim, str):
-                    largest = max((np.asarray(row[tensor.name]).shape[axis] for row in rows), default=1)
-                    sizes[dim] = max(sizes.get(dim, 1), largest)
-        dims = []
-        for name in sorted(sizes):
-            buckets = self._spec.buckets[name]
-            at = bisect_left(buckets, sizes[name])
-            if at == len(buckets):
-                raise ValueError(f"dimension {name!r} became {sizes[name]}, the largest bucket is {buckets[-1]}")
-            dims.append(buckets[at])
-        return tuple(dims)
+                    sizes[dim] = max([sizes.get(dim, 1), *(row[tensor.name].shape[axis] for row in rows)])
+        buckets = self._spec.buckets
+        return tuple(buckets[name][bisect_left(buckets[name], sizes[name])] for name in sorted(sizes))
 
     # --- outputs ----------------------------------------------------------------------------
 

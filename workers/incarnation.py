@@ -84,6 +84,10 @@ class Incarnation:
             self.note.has_settled = True
         self._write()
 
+    def close(self) -> None:
+        """Lets the lock go; the process's end does the same."""
+        os.close(self._lock)
+
     def _fruitless(self) -> int:
         is_new = not self.before.incarnation
         return 0 if is_new or self.before.has_settled else self.before.fruitless + 1

@@ -17,7 +17,7 @@ import structlog
 
 from broker import roster, spec
 from broker.connection import LOST, Link
-from broker.errors import ArtifactError, PenstockError, RedisUnavailable
+from broker.errors import ArtifactError, DeviceError, PenstockError, RedisUnavailable
 from broker.queue import Queue
 from broker.roster import Assignment
 from broker.settings import Settings, load
@@ -62,14 +62,30 @@ class Life:
     def stop(self) -> None:
         """Asks for the end; safe in a signal handler."""
         self.is_stopping = True
-        if self.slot is not None:
-            self.slot.leave()
+        slot = self.slot
+        if slot is not None:
+            slot.leave()
 
     def live(self) -> Exit:
         """From the lock to the exit code. Raises ConfigError, RedisUnavailable."""
         self.incarnation = Incarnation(self.settings.var, self.number)
         self.board = Board(name=self.name, incarnation=self.incarnation.id, pid=os.getpid())
         link = Link(self.settings.redis_url)
+        try:
+            return self._live(link)
+        finally:
+            if self.beat is not None:
+                self.beat.stop()
+            if self.engine is not None:
+                self.engine.kill()
+                self.engine.close()
+            if self.slot is not None:
+                slot, self.slot = self.slot, None
+                slot.close()
+            link.close()
+            self.incarnation.close()
+
+    def _live(self, link: Link) -> Exit:
         link.connect_within(REDIS_PATIENCE_S, wait=self._pause)
         if self.incarnation.was_killed:
             roster.record_exit(link, self.name, KILLED, "left no word", 0)
@@ -77,7 +93,7 @@ class Life:
             verdict = self._serve(link)
         except Stopped:
             verdict = Verdict(Exit.DRAINED, "asked to stop before it was ready")
-        except ArtifactError as error:
+        except (ArtifactError, DeviceError) as error:
             verdict = Verdict(Exit.LOAD_FAILED, str(error))
         except EngineDied as error:
             verdict = Verdict(Exit.LOAD_FAILED, f"{error} while it loaded the model")

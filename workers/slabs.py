@@ -63,6 +63,12 @@ class Slab:
         if is_owner:
             np.frombuffer(self._map, dtype=np.uint8).fill(0)
 
+    def close(self) -> None:
+        """Gives the descriptor back; the pages stay until the last view of them is gone."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
     def inputs(self, places: Iterable[Place]) -> dict[str, NDArray[np.generic]]:
         """Views of tensors in the input region."""
         return {place.name: _view(self.input, place) for place in places}

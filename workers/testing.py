@@ -39,7 +39,12 @@ class LocalPool:
 
 @contextlib.contextmanager
 def local_pool(
-    *artifacts: str | Path, slots: int = 1, redis_url: str | None = None, is_inline: bool = True, **sections: Any
+    *artifacts: str | Path,
+    slots: int = 1,
+    device: str = "cpu",
+    redis_url: str | None = None,
+    is_inline: bool = True,
+    **sections: Any,
 ) -> Iterator[LocalPool]:
     """Serves each artifact with `slots` slots until the block ends; they are drained then.
 
@@ -50,7 +55,7 @@ def local_pool(
 
     from broker import embedded, roster
     from broker.connection import Link
-    from broker.errors import PenstockError
+    from broker.errors import ArtifactError, ConfigError
     from broker.roster import Assignment
     from broker.settings import Settings
     from workers.artifact import parse
@@ -65,9 +70,12 @@ def local_pool(
             **{name: section for name, section in sections.items() if name not in ("slot", "redis", "pool")},
             "redis": {"url": url, **sections.get("redis", {})},
             "pool": {"var_dir": str(folder), "host": f"local-{folder.name[-6:]}", **sections.get("pool", {})},
-            "models": {name: {"artifact": path, "slots": slots} for path, name in names.items()},
+            "models": {name: {"artifact": path, "slots": slots, "device": device} for path, name in names.items()},
         }
-        settings = msgspec.convert(raw, Settings)
+        try:
+            settings = msgspec.convert(raw, Settings)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"local_pool: {error}; the sections and keys are those of pool.toml") from None
         link = Link(url)
         link.connect_within(10)
         stack.callback(link.close)
@@ -88,11 +96,11 @@ def local_pool(
                 thread.start()
             deadline = time.monotonic() + READY_WITHIN_S
             while not all(len(roster.ready(link, name)) >= slots for name in settings.models):
-                said = [str(failure) for failure in failures] or [
-                    life.board.reason for life in pool.lives if life.has_ended and life.board.reason
-                ]
+                if failures:
+                    raise failures[0]
+                said = [life.board.reason for life in pool.lives if life.has_ended and life.board.reason]
                 if said or time.monotonic() > deadline:
-                    raise PenstockError(said[0] if said else f"the pool was not ready within {READY_WITHIN_S:g} s")
+                    raise ArtifactError(said[0] if said else f"the pool was not ready within {READY_WITHIN_S:g} s")
                 time.sleep(0.005)
             yield pool
         finally:
@@ -106,9 +114,8 @@ def local_pool(
 def _live(life: Life, failures: list[BaseException]) -> None:
     try:
         life.live()
-    except BaseException as error:  # a thread's edge: local_pool raises it where the test can see it
+    except BaseException as error:  # noqa: BLE001 - a thread's edge: local_pool raises it where the test can see it
         failures.append(error)
-        raise
     finally:
         life.has_ended = True
 

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnxruntime
 
 from broker.spec import TensorSpec
 from workers.artifact import Artifact, load_pipeline, write
@@ -87,6 +86,8 @@ def probe(artifact: Artifact) -> Probe:
     (row,) = pipeline.preprocess([PROBE])
     assert isinstance(row, dict)
     inputs = {name: array[np.newaxis] for name, array in row.items()}
+    import onnxruntime  # after workers, which switches its telemetry off
+
     session = onnxruntime.InferenceSession(artifact.read("model.onnx"), providers=["CPUExecutionProvider"])
     (scores,) = session.run(["target_label"], inputs)
     return Probe(

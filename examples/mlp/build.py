@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from broker.spec import TensorSpec
@@ -59,6 +58,8 @@ def build(
     (folder / "model.onnx").write_bytes(model)
     x = TensorSpec(name="x", dtype="float32", shape=(features,), finite=True)
     probe = made_from_seed(x, (PROBE_ROWS, features), seed)
+    import onnxruntime  # after workers, which switches its telemetry off
+
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"x": probe})
     manifest = Manifest(

@@ -98,6 +98,8 @@ class FakeEngine:
     def kill(self) -> bool:
         return True
 
+    def close(self) -> None: ...
+
 
 class SilentEngine(FakeEngine):
     """Takes a batch and never answers, like a stuck CUDA call."""

@@ -276,3 +276,35 @@ def test_raw_items_go_through_the_pipeline_and_a_refused_one_fails_alone(redis_u
     assert outcomes[1].note == {"reason": "input_error", "error": "ValueError: empty item"}
     assert msgspec.msgpack.decode(outcomes[2].data) == {"twice": 34.0}
     assert outcomes[2].note["is_value"]
+
+
+class Careless:
+    """Makes of each item what its text says."""
+
+    @staticmethod
+    def preprocess(items: list[bytes]) -> list[object]:
+        made = {
+            b"short": {"x": np.ones(2, "float32")},
+            b"scalar": {"x": 1.0},
+            b"nothing": {},
+            b"none": None,
+            b"text": {"x": np.array(["a"] * 4)},
+            b"nan": {"x": np.full(4, np.nan, "float32")},
+        }
+        return [made.get(item, {"x": np.ones(4, "float32")}) for item in items]
+
+
+def test_what_preprocess_makes_is_checked_item_by_item(redis_url: str, link: Link) -> None:
+    model = msgspec.structs.replace(RAW, inputs=(TensorSpec("x", "float32", (4,), finite=True),), has_postprocess=False)
+    slot = RunningSlot(redis_url, model=model, pipeline=Careless)
+    client = Client(redis_url, model)
+    items = [b"short", b"good", b"scalar", b"nothing", b"none", b"text", b"nan", b"good too"]
+    with slot:
+        outcomes = client.wait(client.submit(*items, kind=Kind.BYTES))
+    client.link.close()
+    assert [one.status is Status.DONE for one in outcomes] == [item.startswith(b"good") for item in items]
+    assert {one.note["reason"] for one in outcomes if one.status is Status.FAILED} == {"input_error"}
+    assert outcomes[0].note["error"] == (
+        "ValueError: preprocess gave 'x' as float32 [2], the manifest says float32 [4]"
+    )
+    assert len(slot.backend.batches) <= 2, "one forward for all, none to look for the culprit"
