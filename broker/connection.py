@@ -7,6 +7,7 @@ Not a pool and not a client: the slot must know when a command was sent and when
 from __future__ import annotations
 
 import random
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +32,10 @@ Command: TypeAlias = Sequence[Arg]
 LOST = (RedisConnectionError, RedisTimeout, OSError)
 
 # A server that starts, follows or was demoted: as good as away, and worth coming back to.
-_NOT_NOW = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
+# Searched for anywhere, because 6.2 wraps what a command inside a script answered.
+_NOT_NOW = re.compile(
+    r"\b(LOADING|READONLY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|NOREPLICAS|BUSY Redis|UNBLOCKED force)\b"
+)
 
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 5.0
@@ -70,7 +74,7 @@ def _reply_error(text: str) -> RedisError:
     """hiredis gives the error's text; redis-py's classes name the ones that matter to us."""
     if text.startswith("NOSCRIPT"):
         return NoScriptError(text)
-    if text.startswith(_NOT_NOW):
+    if _NOT_NOW.search(text):
         return RedisConnectionError(text)
     return ResponseError(text)
 
@@ -140,7 +144,7 @@ class Link:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise RedisUnavailable(
-                        f"no Redis at {safe_url(self.url)} within {seconds:g} s ({error}); "
+                        f"no Redis at {safe_url(self.url)} within {round(seconds, 1 if seconds > 1 else 2):g} s ({error}); "
                         "start it, or set redis.url in pool.toml or PENSTOCK_REDIS_URL"
                     ) from None
                 wait(min(left, pause * random.uniform(0.5, 1.5)))
@@ -176,6 +180,8 @@ class Link:
             reply = self._receive(self._socket, timeout_s)
         self.expected -= 1
         if isinstance(reply, RedisError):
+            if isinstance(reply, RedisConnectionError):
+                self.close()  # as good as away: what else is under way will not be of use either
             raise reply
         return reply
 
@@ -240,4 +246,4 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def is_missing_group(error: BaseException) -> bool:
     """Whether streams or their group are gone (FLUSHALL, a new server)."""
-    return isinstance(error, ResponseError) and ("NOGROUP" in str(error) or str(error).startswith("UNBLOCKED"))
+    return isinstance(error, ResponseError) and ("NOGROUP" in str(error) or "UNBLOCKED the stream key" in str(error))

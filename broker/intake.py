@@ -115,9 +115,9 @@ def client_of(job_id: str) -> str:
 
 def split_public_id(public_id: str) -> tuple[str, str]:
     """`model:client-number` -> (model, client-number). Raises InvalidInput when it is not of that form."""
-    model, _, job_id = public_id.rpartition(":")
+    model, _, job_id = str(public_id).rpartition(":")
     client, _, number = job_id.partition("-")
-    if not model or not client or not number.isdigit():
+    if not model.isprintable() or not model or not client or not (job_id.isascii() and number.isdigit()):
         raise InvalidInput(f"{public_id!r} is not a job id; write it as handle.id gives it, model:client-number")
     return model, job_id
 

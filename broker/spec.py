@@ -79,7 +79,9 @@ class Published(msgspec.Struct, frozen=True):
 def publish(link: Link, spec: ModelSpec, limits: Limits) -> str:
     """Writes the spec; the generation."""
     generation = spec.generation(limits)
-    link.call_all(
+    if link.call("HGET", keys.spec(spec.name), "generation") == generation.encode():
+        return generation  # nothing to write: a slot must be able to start on a server at maxmemory
+    for reply in link.call_all(
         [
             (
                 "HSET", keys.spec(spec.name), "generation", generation, "body", msgspec.json.encode(spec),
@@ -88,7 +90,9 @@ def publish(link: Link, spec: ModelSpec, limits: Limits) -> str:
             ),
             ("SADD", keys.models(), spec.name),
         ]
-    )  # fmt: skip
+    ):  # fmt: skip
+        if isinstance(reply, Exception):
+            raise reply
     return generation
 
 

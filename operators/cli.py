@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,6 +24,28 @@ if TYPE_CHECKING:
 READY_TIMEOUT_S = 120.0
 INTERRUPTED = 130
 
+
+class _Number(click.IntRange):
+    """How many slots a model shall have: +1 would be read as 1, and means something else."""
+
+    name = "whole number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if str(value).startswith("+"):
+            self.fail(f"{value} is a difference; say how many slots there shall be in all")
+        return super().convert(value, param, ctx)
+
+
+def _sane(context: click.Context, option: click.Parameter, seconds: float) -> float:
+    if not seconds < 1e9:  # nan too: it would wait for ever
+        raise click.BadParameter(f"{seconds:g} is no number of seconds to wait")
+    return seconds
+
+
+timeout = click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(min=0), default=READY_TIMEOUT_S, show_default=True, callback=_sane,
+    metavar="SECONDS", help="How long to wait.",
+)  # fmt: skip
 as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON for programs.")
 
 
@@ -33,7 +55,7 @@ class _Commands(click.Group):
     elsewhere: ClassVar = {"submit": ("producer.cli", "submit", "Submit one job to a model and print its result.")}
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return [*super().list_commands(context), *self.elsewhere]
+        return ["up", "status", *self.elsewhere, "scale", "models", "doctor", "down"]  # as they are needed
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name in self.elsewhere:  # for lists and completion; `resolve_command` gives the real one
@@ -65,17 +87,9 @@ def cli(context: click.Context, config: str | None) -> None:
         os.environ["PENSTOCK_CONFIG"] = config
 
 
-@cli.command()
+@cli.command(short_help="Start the pool of this host.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until every slot is ready.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0),
-    default=READY_TIMEOUT_S,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait.",
-)
+@timeout
 @click.pass_obj
 def up(config: str | None, wait: bool, timeout_s: float) -> None:
     """Start the pool of this host: supervisord, Redis unless redis.url is set, and the slots of pool.toml.
@@ -93,13 +107,15 @@ def up(config: str | None, wait: bool, timeout_s: float) -> None:
     _print_status(status.snapshot(settings))
 
 
-@cli.command()
+@cli.command(short_help="Drain the slots of this host and stop the pool.")
 @click.pass_obj
 def down(config: str | None) -> None:
     """Drain every slot of this host, then stop everything that `up` started. Queued jobs stay in Redis."""
     from operators import pool
 
-    changed = pool.down(_settings(config), say=_say)
+    settings = _settings(config)
+    is_made = settings.var.exists() or settings.runtime.exists()  # else there never was a pool, and none is made now
+    changed = pool.down(settings, say=_say) if is_made else pool.Changed(was_up=False)
     if not changed.was_up:
         click.echo("the pool is not up; nothing to do")
         return
@@ -107,7 +123,7 @@ def down(config: str | None) -> None:
     click.echo(f"the pool is down; drained {_slots(changed.stopped)}{kept}")
 
 
-@cli.command()
+@cli.command(short_help="Show what is wrong, the models and the slots.")
 @as_json
 @click.pass_obj
 def status(config: str | None, is_json: bool) -> None:
@@ -118,19 +134,11 @@ def status(config: str | None, is_json: bool) -> None:
     _print_json(found) if is_json else _print_status(found)
 
 
-@cli.command()
+@cli.command(short_help="Give a model N slots on this host.")
 @click.argument("model")
-@click.argument("slots", type=click.IntRange(min=0), metavar="N")
+@click.argument("slots", type=_Number(min=0), metavar="N")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until the new slots are ready.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0),
-    default=READY_TIMEOUT_S,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait.",
-)
+@timeout
 @click.pass_obj
 def scale(config: str | None, model: str, slots: int, wait: bool, timeout_s: float) -> None:
     """Give MODEL N slots on this host, without touching any other slot. Slots that go are drained.
@@ -159,7 +167,7 @@ def models(context: click.Context) -> None:
         context.invoke(models_ls, is_json=False)
 
 
-@models.command("ls")
+@models.command("ls", short_help="List the models and their artifacts.")
 @as_json
 @click.pass_obj
 def models_ls(config: str | None, is_json: bool) -> None:
@@ -180,7 +188,7 @@ def models_ls(config: str | None, is_json: bool) -> None:
     _print_lines(table.align([head, *rows], right=(5, 6, 7)))
 
 
-@models.command("seal")
+@models.command("seal", short_help="Write checksums into a manifest.")
 @click.argument("which", metavar="MODEL|FOLDER")
 @as_json
 @click.pass_obj
@@ -196,7 +204,7 @@ def models_seal(config: str | None, which: str, is_json: bool) -> None:
         click.echo(f"sealed {len(found['files'])} files of {found['name']} {found['version']} in {folder}")
 
 
-@models.command("verify")
+@models.command("verify", short_help="Check artifacts against their manifests.")
 @click.argument("which", metavar="[MODEL|FOLDER]...", nargs=-1)
 @as_json
 @click.pass_obj
@@ -215,7 +223,7 @@ def models_verify(config: str | None, which: tuple[str, ...], is_json: bool) -> 
         raise SystemExit(1)
 
 
-@cli.command()
+@cli.command(short_help="Check the pool and say the mend of each finding.")
 @as_json
 @click.pass_obj
 def doctor(config: str | None, is_json: bool) -> None:
@@ -232,17 +240,19 @@ def doctor(config: str | None, is_json: bool) -> None:
         raise SystemExit(1)
 
 
-def main() -> None:
-    """The console script: our errors are one line on stderr and exit code 1, never a traceback."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script: what goes wrong is one line on stderr and an exit code, never a traceback."""
     from broker.connection import LOST  # redis-py; every command but --help needs it
 
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(arguments, prog_name="penstock", standalone_mode=False)
     except PenstockError as error:
         code = _fail(str(error))
-    except click.ClickException as error:  # usage
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = error.exit_code
+    except click.ClickException as error:  # usage
+        code = _fail(_usage(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         code = INTERRUPTED
@@ -254,9 +264,23 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(text: str) -> int:
-    click.echo(click.style("error: ", fg="red") + text.replace("\n", " "), err=True)
-    return 1
+def _fail(text: str, code: int = 1) -> int:
+    click.echo(click.style("error: ", fg="red") + " ".join(text.split()), err=True)
+    return code
+
+
+def _usage(error: click.ClickException) -> str:
+    """Click's words in our form, with the mend."""
+    text = error.format_message().rstrip(".").replace(". Did", "; did")
+    context, option = getattr(error, "ctx", None), getattr(error, "option_name", "")
+    if context is None:
+        return text
+    mend = f"see `{context.command_path} --help`"
+    if option == "--config":
+        mend = f"it stands before the command: `penstock --config FILE {context.info_name}`"
+    elif isinstance(error, click.MissingParameter) or type(error) is click.UsageError:
+        mend = context.get_usage().replace("Usage:", "usage:")
+    return f"{text[:1].lower()}{text[1:]}; {mend}"
 
 
 def _settings(config: str | None) -> Settings:

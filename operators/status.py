@@ -117,7 +117,7 @@ def snapshot(settings: Settings) -> Snapshot:
     except (*LOST, RedisUnavailable) as error:
         if not (settings.is_embedded and not is_up):  # with the pool down the embedded server is down as well
             mend = "penstock doctor" if is_up else "start Redis, or mend redis.url in pool.toml; then `penstock up`"
-            problems.append(Problem("error", f"Redis does not answer: {error}", mend))
+            problems.insert(0, Problem("error", f"Redis does not answer: {_split(error)[0]}", mend))
         return Snapshot(host=settings.host, at_ms=0, is_up=is_up, redis=None, problems=tuple(problems))
     return msgspec.structs.replace(found, is_up=is_up, problems=(*problems, *found.problems))
 
@@ -223,8 +223,15 @@ def _supervised(settings: Settings) -> tuple[bool, Problem | None]:
             supervisor.require_ours()
             return True, None
     except SupervisorError as error:
-        return False, Problem("error", str(error), "penstock doctor")
+        text, mend = _split(error)
+        return False, Problem("error", text, mend or "penstock doctor")
     return False, Problem("error", "the pool is not up on this host", "penstock up")
+
+
+def _split(error: Exception) -> tuple[str, str]:
+    """What is wrong, and the mend: our errors end in it, after the last semicolon."""
+    text, mark, mend = str(error).rpartition("; ")
+    return (text, mend) if mark else (mend, "")
 
 
 def _model(link: Link, name: str, ready: int, settings: Settings, now_ms: int) -> ModelStatus:

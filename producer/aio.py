@@ -18,7 +18,7 @@ from producer import talks
 from producer.aline import AsyncLine
 from producer.awaiter import AsyncWaiter
 from producer.channel import JobNumbers, Packer, at_input
-from producer.options import Options
+from producer.options import Options, check_model, check_names, keys_for, many, options_of, seconds, until
 from producer.outbox import AsyncModel
 from producer.results import Result
 from producer.tickets import SPEC_TRIES, Parcel, Sink, Ticket
@@ -30,6 +30,7 @@ class AsyncHandle(Ticket, eq=False, gc=False):
 
     async def result(self, timeout: float | None = None) -> Result:
         """As `Handle.result`."""
+        timeout = seconds(timeout)
         if self._blob is None:
             await self._producer._await(self, timeout)
         result: Result = await self._producer._read(self)
@@ -88,11 +89,13 @@ class AsyncProducer(AsyncWaiter):
     ) -> AsyncHandle:
         """As `Producer.submit`."""
         keys = iter((idempotency_key,)) if idempotency_key is not None else None
-        terms = Options.of(**options)
-        return (await self._submit_all(model, (inputs,), terms, _until(wait_s), keys=keys, is_many=False))[0]
+        terms = options_of("submit", options)
+        return (await self._submit_all(model, (inputs,), terms, until(wait_s), keys=keys, is_many=False))[0]
 
     async def infer(self, model: str, inputs: Any, timeout: float | None = None, **options: Any) -> Result:
         """As `Producer.infer`."""
+        check_names("infer", options)
+        timeout = seconds(timeout)
         return await (await self.submit(model, inputs, **options)).result(timeout)
 
     async def submit_many(
@@ -105,8 +108,9 @@ class AsyncProducer(AsyncWaiter):
         **options: Any,
     ) -> list[AsyncHandle]:
         """As `Producer.submit_many`."""
-        keys = iter(idempotency_keys) if idempotency_keys is not None else None
-        return await self._submit_all(model, inputs, Options.of(**options), _until(wait_s), keys=keys)
+        inputs = many("submit_many", inputs)
+        keys = keys_for(inputs, idempotency_keys)
+        return await self._submit_all(model, inputs, options_of("submit_many", options), until(wait_s), keys=keys)
 
     async def map(
         self,
@@ -120,8 +124,8 @@ class AsyncProducer(AsyncWaiter):
         **options: Any,
     ) -> AsyncIterator[Any]:
         """As `Producer.map`."""
-        terms = Options.of(**options)
-        state = Window(inputs, size=window, is_ordered=ordered)
+        terms, timeout = options_of("map", options), seconds(timeout)
+        state = Window(many("map", inputs), size=window, is_ordered=ordered)
         while not state.is_done():
             if state.to_submit(time.monotonic()):
                 try:
@@ -154,7 +158,7 @@ class AsyncProducer(AsyncWaiter):
     # --- sending ----------------------------------------------------------------------------
 
     def _model(self, name: str) -> AsyncModel:
-        place = self._models.get(name)
+        place = self._models.get(check_model(name))
         if place is None:
             place = self._models[name] = AsyncModel(name, self.client, self.url, self._line, self._patience_s)
         return place
@@ -227,7 +231,3 @@ class AsyncProducer(AsyncWaiter):
                 error.accepted = handles
             raise error
         return handles
-
-
-def _until(wait_s: float | None) -> float:
-    return time.monotonic() + wait_s if wait_s else 0.0

@@ -1,4 +1,4 @@
-"""`penstock submit`: one job from a file or a text, its result on the screen. Mounted by operators.cli."""
+"""`penstock submit`: one job from a file or a text, its result on the screen. Mounted by operators.cli, which prints its errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 import msgspec
 import numpy as np
 
-from broker.errors import InvalidInput, PenstockError
+from broker.errors import InvalidInput
 from broker.messages import LANES
 from broker.settings import load
 from producer.client import Producer
@@ -28,9 +28,15 @@ if TYPE_CHECKING:
 @click.option("--file", "file", metavar="PATH", help="Raw bytes for the model's preprocess; - for stdin.")
 @click.option("--text", metavar="TEXT", help="Text for the model's preprocess.")
 @click.option("--lane", type=click.Choice(LANES), default="normal", show_default=True, help="Priority.")
-@click.option("--deadline", "deadline_s", type=float, metavar="SECONDS", help="Its forward must begin within.")
+@click.option("--deadline", "deadline_s", type=float, metavar="SECONDS", help="Run it within, or not at all.")
 @click.option(
-    "--timeout", "timeout_s", type=float, default=60.0, show_default=True, metavar="SECONDS", help="Wait so long."
+    "--timeout",
+    "timeout_s",
+    type=float,
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for the result.",
 )
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for the result, or print the job's id.")
 @click.option("--json", "is_json", is_flag=True, help="Print JSON for programs.")
@@ -49,20 +55,20 @@ def submit(
     config: str | None,
     url: str | None,
 ) -> None:
-    """Submits one job to MODEL and prints its result."""
-    try:
-        inputs = read_inputs(tensors, file, text)
-        with Producer(url or load(config).redis_url, submit_timeout_s=5.0) as producer:
-            handle = producer.submit(model, inputs, lane=lane, deadline_s=deadline_s)
-            if handle.warning and not is_json:
-                click.echo(f"Warning: {handle.warning}", err=True)
-            if wait:
-                result = handle.result(timeout_s)
-                click.echo(json.dumps(as_dict(result)) if is_json else as_text(result))
-            else:
-                click.echo(json.dumps({"id": handle.id, "warning": handle.warning}) if is_json else handle.id)
-    except PenstockError as error:
-        raise click.ClickException(" ".join(str(error).split())) from None
+    """Submit one job to MODEL and print its result. Give the input once: --input, --file or --text.
+
+    For instance: penstock submit mlp --input row.npy
+    """
+    inputs = read_inputs(tensors, file, text)
+    with Producer(url or load(config).redis_url, submit_timeout_s=5.0) as producer:
+        handle = producer.submit(model, inputs, lane=lane, deadline_s=deadline_s)
+        if handle.warning and not is_json:
+            click.echo(f"warning: {handle.warning}", err=True)
+        if wait:
+            result = handle.result(timeout_s)
+            click.echo(json.dumps(as_dict(result)) if is_json else as_text(result))
+        else:
+            click.echo(json.dumps({"id": handle.id, "warning": handle.warning}) if is_json else handle.id)
 
 
 def read_inputs(tensors: str | None, file: str | None, text: str | None) -> Any:
@@ -106,7 +112,7 @@ def as_text(result: Result) -> str:
     if not result.outputs:
         lines.append(json.dumps(msgspec.to_builtins(result.value), ensure_ascii=False))
     lines += [f"row {row} failed: {text}" for row, text in result.row_errors.items()]
-    lines += [f"flag: {flag}" for flag in result.flags]
+    lines += [f"row {row} flagged: {text}" for row, text in result.flags.items()]
     times = result.timings
     lines.append(
         f"{result.id}  version {result.version}, attempt {result.attempt}, {times.total_ms:.2f} ms "

@@ -19,7 +19,7 @@ from producer import talks
 from producer.channel import JobNumbers, Packer, at_input
 from producer.handle import Handle
 from producer.line import Line
-from producer.options import Options
+from producer.options import Options, check_model, check_names, keys_for, many, options_of, seconds, until
 from producer.results import Result
 from producer.tickets import SPEC_TRIES, Parcel, Sink
 from producer.waiter import Model, Waiter
@@ -87,10 +87,13 @@ class Producer(Waiter):
         RedisUnavailable.
         """
         keys = iter((idempotency_key,)) if idempotency_key is not None else None
-        return self._submit_all(model, (inputs,), Options.of(**options), _until(wait_s), keys=keys, is_many=False)[0]
+        terms = options_of("submit", options)
+        return self._submit_all(model, (inputs,), terms, until(wait_s), keys=keys, is_many=False)[0]
 
     def infer(self, model: str, inputs: Any, timeout: float | None = None, **options: Any) -> Result:
         """`submit` and `result` in one. Raises what either raises."""
+        check_names("infer", options)
+        timeout = seconds(timeout)  # before the job is queued
         return self.submit(model, inputs, **options).result(timeout)
 
     def submit_many(
@@ -107,8 +110,9 @@ class Producer(Waiter):
         What is refused raises what `submit` raises; its `.accepted` holds the handles of the prefix that was queued.
         With `wait_s`, a full queue is waited for so long in all, and only the rest is sent again.
         """
-        keys = iter(idempotency_keys) if idempotency_keys is not None else None
-        return self._submit_all(model, inputs, Options.of(**options), _until(wait_s), keys=keys)
+        inputs = many("submit_many", inputs)
+        keys = keys_for(inputs, idempotency_keys)
+        return self._submit_all(model, inputs, options_of("submit_many", options), until(wait_s), keys=keys)
 
     def map(
         self,
@@ -128,8 +132,8 @@ class Producer(Waiter):
         `return_errors` its JobFailed is yielded in its place.
         """
         return run_window(
-            self, model, inputs, Options.of(**options), size=window, is_ordered=ordered, timeout=timeout,
-            return_errors=return_errors,
+            self, model, many("map", inputs), options_of("map", options), size=window, is_ordered=ordered,
+            timeout=seconds(timeout), return_errors=return_errors,
         )  # fmt: skip
 
     def result(self, id: str, timeout: float | None = None) -> Result:
@@ -148,7 +152,7 @@ class Producer(Waiter):
     # --- sending ----------------------------------------------------------------------------
 
     def _model(self, name: str) -> Model:
-        place = self._models.get(name)
+        place = self._models.get(check_model(name))
         if place is None:
             with self._mutex:
                 place = self._models.get(name)
@@ -236,10 +240,6 @@ class Producer(Waiter):
         self._line.renew()
         for place in self._models.values():
             place.renew(self.client)
-
-
-def _until(wait_s: float | None) -> float:
-    return time.monotonic() + wait_s if wait_s else 0.0
 
 
 def _renew_all() -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from producer.options import seconds
 from producer.results import Result
 from producer.tickets import Ticket
 
 
 class Handle(Ticket, eq=False, gc=False):
     """One submitted job. Light; throwing it away does not stop the job. `id` is good in any process, `warning` says what
-    the caller should know though the job was taken (no slot ready, a bound broken that only flags), else None.
+    the caller should know though the job was taken (no slot ready, an input that broke a bound which only flags), else None.
     """
 
     def result(self, timeout: float | None = None) -> Result:
-        """Waits for the job's end, at most `timeout` seconds (None: until its end).
+        """Waits for the job's end, at most `timeout` seconds (None: until its end; 0 or less: only looks).
 
         Raises ResultTimeout (the job goes on; wait again), JobFailed, JobDead, JobExpired, JobCancelled, ResultExpired
-        when the result is past its TTL, RedisUnavailable.
+        when the result is past its TTL, RedisUnavailable, InvalidInput for a timeout that is no number.
         """
+        timeout = seconds(timeout)
         producer = self._producer
         if self._blob is None:
             producer._await(self, timeout)

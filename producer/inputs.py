@@ -76,7 +76,11 @@ class Form:
             if not isinstance(inputs, str):
                 mend = "; decode it first" if isinstance(inputs, bytes | bytearray) else ""
                 raise InvalidInput(f"model {name!r} takes text, a str, and {_kind(inputs)} came{mend}")
-            return Fitted(Kind.TEXT, 1, True, b"", inputs.encode("utf-8", "surrogatepass"), None)
+            try:
+                return Fitted(Kind.TEXT, 1, True, b"", inputs.encode(), None)
+            except UnicodeEncodeError as error:
+                fault = f"is not valid Unicode: character {error.start} is a lone surrogate; decode its bytes anew"
+                raise InvalidInput(f"the text {fault}") from None
         if not isinstance(inputs, bytes | bytearray | memoryview):
             mend = "; encode it first" if isinstance(inputs, str) else ""
             raise InvalidInput(f"model {name!r} takes bytes for its preprocess, and {_kind(inputs)} came{mend}")
@@ -181,6 +185,8 @@ def _as_array(value: Any, tensor: TensorSpec, dtype: np.dtype[Any]) -> NDArray[A
     if isinstance(value, str | bytes | bytearray):
         raise InvalidInput(f"input {tensor.name!r} takes {tensor.dtype}, and {_kind(value)} came; send numbers")
     is_array = isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__")
+    if hasattr(value, "filled") or (isinstance(value, list | tuple) and any(hasattr(row, "filled") for row in value)):
+        raise InvalidInput(f"input {tensor.name!r} is a masked array; fill the mask first, with .filled(VALUE)")
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:

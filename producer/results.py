@@ -26,7 +26,8 @@ class Result(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     `outputs`: name -> numpy array, (rows, ...), without the row axis when the inputs had none; empty for models with
     a postprocess, whose plain Python value is `value`. `row_errors`: row -> text of the rows that failed alone.
-    `flags`: bounds that inputs or outputs broke and that only flag. `timings` in ms. `index`: place in what `map`
+    `flags`: row -> text of the rows whose outputs broke a bound that only flags (one that inputs broke is told at submit,
+    in `handle.warning`). `timings` in ms. `index`: place in what `map`
     was given, -1 elsewhere.
     """
 
@@ -37,7 +38,7 @@ class Result(msgspec.Struct, frozen=True, eq=False, gc=False):
     version: str
     attempt: int
     row_errors: dict[int, str]
-    flags: list[str]
+    flags: dict[int, str]
     index: int = -1
 
     def __getitem__(self, name: str) -> NDArray[Any]:
@@ -62,7 +63,7 @@ def read(model: str, blob: bytes, index: int = -1) -> Result:
     value = None
     outputs: dict[str, NDArray[Any]] = {}
     row_errors: dict[int, str] = {}
-    flags: list[str] = []
+    flags: dict[int, str] = {}
     data = outcome.data
     if note:
         if note.get("is_value"):
@@ -70,7 +71,7 @@ def read(model: str, blob: bytes, index: int = -1) -> Result:
         if "row_errors" in note:
             row_errors = {int(row): str(text) for row, text in note["row_errors"].items()}
         if "flags" in note:
-            flags = [str(flag) for flag in note["flags"]]
+            flags = {int(row): str(text) for row, text in note["flags"].items()}
     if outcome.columns:
         at, rows = 0, outcome.rows
         for column in outcome.columns:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.errors import InvalidInput, JobFailed, QueueFull
 from broker.intake import CHUNK_JOBS
-from producer.options import Options
+from producer.options import Options, is_whole
 from producer.tickets import Sink, Ticket
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ class Window:
     """What is out and what is next: decides, and does neither I/O nor sleep."""
 
     def __init__(self, inputs: Iterable[Any], *, size: int, is_ordered: bool) -> None:
-        if size < 1:
-            raise InvalidInput(f"window={size} must be at least 1")
+        if not is_whole(size) or size < 1:
+            raise InvalidInput(f"window={size!r} must be a whole number, at least 1")
         self.sink = None if is_ordered else Sink()
         self.rest: list[Any] = []  # taken from the inputs, not queued yet
         self._inputs = iter(inputs)

@@ -57,7 +57,9 @@ class Shapes:
     def dims(self, job: Job) -> Dims | str:
         """Padded sizes of the varying dimensions, or the text of a misfit."""
         if self.takes_raw:
-            return () if job.kind else "the model takes raw input, the job brings tensors"
+            if not job.kind:
+                return "the model takes raw input, the job brings tensors"
+            return () if job.rows == 1 else f"raw input is one row a job, this one declares {job.rows}"
         if job.kind:
             return "the model takes tensors, the job brings raw input"
         if job.signature is not self._last:
@@ -129,7 +131,7 @@ class Batcher:
         return jobs
 
     def drop(self, entries: set[bytes]) -> None:
-        """Forgets jobs whose lease is gone."""
+        """Forgets jobs, started ones too."""
         for lane in self._lanes:
             kept = [waiting for waiting in lane if waiting.job.entry not in entries]
             self.rows -= sum(waiting.rows_left for waiting in lane) - sum(waiting.rows_left for waiting in kept)

@@ -37,6 +37,7 @@ class Beat(threading.Thread):
         queue: Queue,
         link: Link,
         settings: SlotSettings,
+        on_stuck: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(name="beat", daemon=True)
@@ -44,6 +45,7 @@ class Beat(threading.Thread):
         self._queue = queue
         self._link = link
         self._settings = settings
+        self._on_stuck = on_stuck
         self._clock = clock
         self._over = threading.Event()
         self._soon = threading.Event()
@@ -79,8 +81,12 @@ class Beat(threading.Thread):
     def tick(self, now: float) -> None:
         """What is due at monotonic time `now`, in one round trip."""
         board, settings = self._board, self._settings
-        is_stuck = bool(board.progress_at) and now - board.progress_at > STUCK_S
+        silent_s = now - board.progress_at if board.progress_at else 0.0
+        is_stuck = silent_s > STUCK_S
+        if silent_s > settings.lease_s + settings.hang_floor_s and self._on_stuck is not None:
+            self._on_stuck()
         commands: list[Command] = []
+        pulse_at, frees_place = -1, board.frees_place
         if board.model and not is_stuck:
             commands.append(self._queue.move())
         if now >= self._next_beat:
@@ -91,24 +97,29 @@ class Beat(threading.Thread):
                 if now >= self._next_renewal and not is_stuck:
                     self._next_renewal = now + settings.lease_s / 3
                     leases = [(lane, entry) for entry, lane in list(board.held.items())]
+                pulse_at = len(commands)
                 commands.append(
                     self._queue.pulse(
                         board.name,
                         leases,
                         ready_ms=READY_MS if board.is_ready and not is_stuck else 0,
                         failing_ms=FAILING_MS if board.is_failing else 0,
-                        frees_place=board.frees_place,
+                        frees_place=frees_place,
                     )
                 )
         if board.model and now >= self._next_sweep:
             self._next_sweep = now + settings.lease_s / 2
             commands.append(self._queue.sweep(lease_ms=round(settings.lease_s * 1000)))
         if commands:
-            self._answer(self._link.call_all(commands))
+            replies = self._link.call_all(commands)
+            if pulse_at >= 0 and not isinstance(replies[pulse_at], Exception):
+                if frees_place:
+                    board.frees_place = False  # once: a beat under way must not free the place of the next retirement
+                if board.is_ready and not board.since_ms:
+                    board.since_ms = int(replies[pulse_at][0])
+            self._answer(replies)
 
     def _answer(self, replies: list[Any]) -> None:
-        if self._board.is_ready and not self._board.since_ms and isinstance(replies[-1], list):
-            self._board.since_ms = int(replies[-1][0])
         for reply in replies:
             if isinstance(reply, Exception):
                 if "NOSCRIPT" in str(reply):

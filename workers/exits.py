@@ -20,6 +20,7 @@ class Exit(IntEnum):
     REDIS_LOST = 69
     LOAD_FAILED = 70
     HANG = 71
+    CRASHED = 72
     MISCONFIGURED = 78
 
     @property

@@ -23,6 +23,7 @@ from workers.slabs import Slab, layout
 
 Columns = tuple[tuple[str, str, tuple[int, ...]], ...]
 NOTE_CHARACTERS = 300
+NOTES_CHARACTERS = 40_000  # of all rows together: they travel in one packet, at worst 4 bytes a character
 
 
 class Pipeline(Protocol):
@@ -77,7 +78,9 @@ class Forward:
             return self._write_tensors(message, outputs, forward_ms, notes)
         except Exception as error:  # noqa: BLE001 - the process edge: what a model raises must reach its jobs
             text = f"{type(error).__name__}: {error}"[:2000]
-            return Ran(message.seq, (time.perf_counter() - began) * 1e3, notes=notes, error=text, reason="model_error")
+            # What another try may mend: a pipeline that asks elsewhere and was not answered.
+            reason = "transient_error" if isinstance(error, ConnectionError | TimeoutError) else "model_error"
+            return Ran(message.seq, (time.perf_counter() - began) * 1e3, notes=notes, error=text, reason=reason)
 
     # --- raw input --------------------------------------------------------------------------
 
@@ -100,7 +103,8 @@ class Forward:
                 good.append((row, self._checked(one)))
             except Exception as error:  # noqa: BLE001 - one item's trouble, whatever preprocess made of it, is that item's
                 text = f"{type(error).__name__}: {error}"
-                notes.append(Note(row, True, "input_error", text[:NOTE_CHARACTERS]))
+                most = max(20, min(NOTE_CHARACTERS, NOTES_CHARACTERS // len(items)))
+                notes.append(Note(row, True, "input_error", text[:most]))
         columns = input_columns(self._spec, self._dims_of([one for _, one in good]))
         arrays: Arrays = {}
         for (name, dtype, shape), tensor in zip(columns, self._spec.inputs, strict=True):

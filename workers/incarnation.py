@@ -62,7 +62,7 @@ class Incarnation:
 
     def back_off_s(self) -> float:
         """How long to wait before loading: 0 after a good life, doubling with each fruitless death."""
-        return min(BACK_OFF_MOST_S, 2.0 ** (self.note.fruitless - 1)) if self.note.fruitless else 0.0
+        return min(BACK_OFF_MOST_S, 2.0 ** min(self.note.fruitless - 1, 10)) if self.note.fruitless else 0.0
 
     def begin(self, model: str) -> None:
         """Notes what this life serves."""

@@ -1,7 +1,7 @@
 """What the slot holds of Redis: claims jobs, settles and fails them, returns them, and finds its way back after a loss.
 
-One wire, several commands under way. Nothing is repeated that could count twice: a settle sent again is answered 0 by
-XACK, a claim whose answer was lost shows up as a ghost and is returned unharmed.
+One wire, several commands under way. Nothing is repeated that could count twice in Redis: a settle sent again is answered
+0 by XACK, a claim whose answer was lost shows up as a ghost and is returned unharmed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from broker.connection import LOST, Command, is_missing_group
+from broker.errors import RedisUnavailable
 from broker.messages import Job
 from broker.queue import Claimed, Ended, Fault, Queue
 from workers.board import Board
@@ -25,6 +26,7 @@ from workers.wire import Handler, Pair, Wire
 
 log = structlog.get_logger()
 
+SETTLE_BYTES = 2 << 20  # of outcomes in one script call; none should handle more than 4 MB
 FIRST_PAUSE_S, MOST_PAUSE_S = 0.05, 2.0
 
 
@@ -58,6 +60,10 @@ class Leases:
         self._offset_ms = 0.0  # Redis' time minus our monotonic clock
         self._settling: dict[int, tuple[list[Ended], list[Fault]]] = {}  # sent, not answered
         self._sends = 0
+        self._unreturned: list[Pair] = []  # to be sent after the reconnect
+        self._worn: set[bytes] = (
+            set()
+        )  # held jobs that one more mark ends: one at a time, so that none dies for another
         self._faults: list[Fault] = []  # found at claim time, sent with the next talk
         self._next_ghosts = clock() + lease_s / 2
         self._reconnect_at, self._pause_s = 0.0, FIRST_PAUSE_S
@@ -75,7 +81,13 @@ class Leases:
     @property
     def is_quiet(self) -> bool:
         """Whether Redis knows everything it must."""
-        return not self._settling and not self._faults and not len(self.wire) and self.lost_since is None
+        return (
+            not self._settling
+            and not self._faults
+            and not self._unreturned
+            and not len(self.wire)
+            and self.lost_since is None
+        )
 
     # --- one round trip -----------------------------------------------------------------------
 
@@ -120,15 +132,20 @@ class Leases:
                 self.lose(error)
 
     def give_back(self, jobs: list[Job], *, marks: int) -> None:
-        """Returns leases; what Redis cannot be told now is returned by the next incarnation's take-over."""
+        """Returns leases; what Redis cannot be told now it is told first thing after the reconnect."""
         for job in jobs:
             self._let_go(job.entry)
-        if jobs and self.lost_since is None:
-            try:
-                command = self._queue.give_back([(job.lane, job.entry) for job in jobs], marks=marks)
-                self.wire.send((command, self._check))
-            except LOST as error:
-                self.lose(error)
+        if not jobs:
+            return
+        pair = (self._queue.give_back([(job.lane, job.entry) for job in jobs], marks=marks), self._check)
+        if self.lost_since is not None:
+            self._unreturned.append(pair)
+            return
+        try:
+            self.wire.send(pair)
+        except LOST as error:
+            self._unreturned.append(pair)
+            self.lose(error)
 
     # --- what came ------------------------------------------------------------------------------
 
@@ -136,8 +153,10 @@ class Leases:
         """Takes claimed jobs in hand, or ends and returns at once what must not run."""
         now_ms = self.redis_ms()
         self._faults += [broken(lease) for lease in claimed.broken]
-        fresh = []
+        fresh, later = [], []
         for job in claimed.jobs:
+            if job.entry in self._board.held:
+                continue  # lost by a sweep and claimed again, by us: the copy in hand goes on
             self._board.held[job.entry] = job.lane
             self.claimed_ms[job.entry] = now_ms
             if job.deliveries > MOST_MARKS:
@@ -146,8 +165,13 @@ class Leases:
             elif 0 < job.deadline_ms <= now_ms:
                 text = f"the deadline passed {now_ms - job.deadline_ms:.0f} ms ago, before the forward began"
                 self._faults.append(fault_of(job, "expired", reason="deadline", text=text, now_ms=now_ms))
+            elif job.deliveries == MOST_MARKS and self._worn:
+                later.append(job)
             else:
                 fresh.append(job)
+                if job.deliveries == MOST_MARKS:
+                    self._worn.add(job.entry)
+        self.give_back(later, marks=0)
         if not fresh:
             return
         if self.is_leaving:
@@ -163,8 +187,16 @@ class Leases:
         self._sends += 1
         self._settling[self._sends] = (ended, faults)
         pairs: list[Pair] = []
-        if ended:
-            pairs.append((self._queue.settle(ended), self._check))
+        chunk: list[Ended] = []
+        size = 0
+        for one in ended:
+            chunk.append(one)
+            size += len(one.outcome)
+            if size >= SETTLE_BYTES:
+                pairs.append((self._queue.settle(chunk), self._check))
+                chunk, size = [], 0
+        if chunk:
+            pairs.append((self._queue.settle(chunk), self._check))
         if faults:
             pairs.append((self._queue.fail(faults), self._check))
         pairs[-1] = (pairs[-1][0], partial(self._settled, self._sends))
@@ -184,6 +216,7 @@ class Leases:
     def _let_go(self, entry: bytes) -> None:
         self._board.held.pop(entry, None)
         self.claimed_ms.pop(entry, None)
+        self._worn.discard(entry)
 
     def _check(self, reply: Any) -> None:
         self._is_refused(reply)
@@ -234,12 +267,12 @@ class Leases:
             return False
         try:
             self.wire.link.connect()
-            self._queue.ensure_groups(self.wire.link)
-            pairs: list[Pair] = []
+            self._restore()  # a server that came back empty, or another one, knows neither groups nor spec
+            pairs, self._unreturned = self._unreturned, []
             for number in list(self._settling):
                 pairs += self._settle_pairs(*self._settling.pop(number))
             self.wire.send(*pairs, *self._ghost_pairs())
-        except LOST as error:
+        except (*LOST, RedisUnavailable) as error:
             self.lose(error)
             return False
         log.info("redis is back", after_s=round(self._clock() - (self.lost_since or 0.0), 2))

@@ -17,7 +17,7 @@ import structlog
 
 from broker import roster, spec
 from broker.connection import LOST, Link
-from broker.errors import ArtifactError, DeviceError, PenstockError, RedisUnavailable
+from broker.errors import ArtifactError, ConfigError, DeviceError, PenstockError, RedisUnavailable
 from broker.queue import Queue
 from broker.roster import Assignment
 from broker.settings import Settings, load
@@ -48,7 +48,9 @@ class Stopped(Exception):
 class Life:
     """Builds the parts of one incarnation and holds them until its end."""
 
-    def __init__(self, settings: Settings, number: int, *, is_inline: bool = False) -> None:
+    def __init__(self, settings: Settings, number: int, *, is_inline: bool = False, owns_process: bool = False) -> None:
+        """`owns_process`: a loop that hangs ends the process, which is not done to a test's."""
+        self.owns_process = owns_process
         self.settings = settings
         self.number = number
         self.name = roster.slot_name(settings.host, number)
@@ -91,12 +93,19 @@ class Life:
             roster.record_exit(link, self.name, KILLED, "left no word", 0)
         try:
             verdict = self._serve(link)
+        except (*LOST, RedisUnavailable) as error:
+            verdict = Verdict(Exit.REDIS_LOST, f"Redis was lost before the slot was ready: {error}")
         except Stopped:
             verdict = Verdict(Exit.DRAINED, "asked to stop before it was ready")
         except (ArtifactError, DeviceError) as error:
             verdict = Verdict(Exit.LOAD_FAILED, str(error))
         except EngineDied as error:
             verdict = Verdict(Exit.LOAD_FAILED, f"{error} while it loaded the model")
+        except ConfigError:
+            raise
+        except Exception as error:  # the process edge: a slot must not stay up without its loop
+            log.exception("slot crashed", slot=self.name, next="supervisord starts it again; its leases are returned")
+            verdict = Verdict(Exit.CRASHED, " ".join(f"{type(error).__name__}: {error}".split())[:500])
         self._leave(link, verdict)
         return verdict.exit
 
@@ -110,10 +119,16 @@ class Life:
         queue = Queue(model, f"{self.name}.{self.incarnation.id}")
         queue.ensure_groups(link)
         board.model = model
-        self.beat = Beat(board=board, queue=queue, link=Link(self.settings.redis_url), settings=self.settings.slot)
+        self.beat = Beat(
+            board=board,
+            queue=queue,
+            link=Link(self.settings.redis_url),
+            settings=self.settings.slot,
+            on_stuck=self._die if self.owns_process else None,
+        )
         self.beat.start()
-        self._take_over(link, queue)
         self._back_off()
+        self._take_over(link, queue)
         self.incarnation.begin(model)
         board.state = "loading"
         board.reason = ""
@@ -121,8 +136,13 @@ class Life:
         artifact = self._open(assignment)
 
         def publish() -> None:
-            queue.ensure_groups(link)
-            spec.publish(link, artifact.spec, self.settings.queue)
+            beside = Link(self.settings.redis_url)  # the slot's own link may have answers under way
+            try:
+                beside.connect()
+                queue.ensure_groups(beside)
+                spec.publish(beside, artifact.spec, self.settings.queue)
+            finally:
+                beside.close()
 
         publish()
         max_rows = self.settings.models[model].max_rows if model in self.settings.models else 0
@@ -169,12 +189,20 @@ class Life:
             self._pause(1.0)
 
     def _take_over(self, link: Link, queue: Queue) -> None:
-        """The lock proves that all earlier lives of this slot are dead: their leases go back before the model loads."""
-        mine = f"{self.name}."
-        dead = sorted(name for name in queue.consumers(link) if name.startswith(mine) and name != queue.consumer)
-        if dead:
-            returned = queue.take_over(link, dead, marks=1)
-            log.info("took over", slot=self.name, lives=len(dead), leases_returned=returned)
+        """The lock proves that all earlier lives of this slot are dead: their leases go back before the model loads.
+
+        Marked only after a life that was killed; the others have marked what was to blame themselves.
+        """
+        before = self.incarnation.before
+        queues = [queue]
+        if before.model not in ("", queue.model):
+            queues.append(Queue(before.model, queue.consumer))
+        for one in queues:
+            mine = f"{self.name}."
+            dead = sorted(name for name in one.consumers(link) if name.startswith(mine) and name != one.consumer)
+            if dead:
+                returned = one.take_over(link, dead, marks=int(self.incarnation.was_killed))
+                log.info("took over", slot=self.name, model=one.model, lives=len(dead), leases_returned=returned)
 
     def _back_off(self) -> None:
         seconds = self.incarnation.back_off_s()
@@ -238,6 +266,13 @@ class Life:
                 return
             time.sleep(min(left, WAIT_SLICE_S))
 
+    def _die(self) -> None:
+        """The loop hangs: the beat ends the process, since nothing else here can."""
+        log.error("slot stuck", slot=self.name, next="it ends itself; the next incarnation returns its leases")
+        if self.engine is not None:
+            self.engine.kill()
+        os._exit(int(Exit.HANG))
+
     # --- the end ------------------------------------------------------------------------------
 
     def _leave(self, link: Link, verdict: Verdict) -> None:
@@ -248,7 +283,7 @@ class Life:
         board.reason = verdict.detail
         board.is_ready = False
         board.is_failing = verdict.exit is Exit.LOAD_FAILED
-        is_fault = verdict.exit in (Exit.LOAD_FAILED, Exit.ENGINE_DIED, Exit.HANG)
+        is_fault = verdict.exit in (Exit.LOAD_FAILED, Exit.ENGINE_DIED, Exit.HANG, Exit.CRASHED)
         (log.error if is_fault else log.info)(
             "slot exits", slot=self.name, reason=verdict.exit.reason, detail=verdict.detail, jobs=board.jobs
         )
@@ -284,7 +319,7 @@ def main(argv: list[str] | None = None) -> int:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )  # fmt: skip
     try:
-        life = Life(load(options.config), options.slot, is_inline=options.debug)
+        life = Life(load(options.config), options.slot, is_inline=options.debug, owns_process=True)
         signal.signal(signal.SIGTERM, lambda *_: life.stop())
         signal.signal(signal.SIGINT, lambda *_: life.stop())
         return int(life.live())

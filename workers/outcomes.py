@@ -20,6 +20,8 @@ from workers.batcher import Batch, Piece
 from workers.exchange import Note, Ran
 from workers.slabs import Place, Slab, layout
 
+FORGOTTEN_CAP = 4096
+
 
 class Clocked(msgspec.Struct, frozen=True):
     """When a batch was dispatched and when it ended, in Redis' time (ms)."""
@@ -45,6 +47,9 @@ class Outcomes:
         }
         self._input_shapes = [tensor.shape for tensor in spec.inputs]
         self._parts: dict[bytes, list[_Part]] = {}
+        self._forgotten: dict[
+            bytes, None
+        ] = {}  # in order; a piece ends at most a few batches after its job was dropped
         self._descriptors: dict[Any, bytes] = {}
         self._layouts: dict[Any, tuple[Place, ...]] = {}
 
@@ -56,9 +61,12 @@ class Outcomes:
         return self._general(batch, ran, slab, clocked, claimed_ms)
 
     def forget(self, entries: set[bytes]) -> None:
-        """Drops the finished parts of jobs whose lease is gone or was returned."""
+        """Drops the finished parts of jobs that failed or were returned, and ignores those still to come."""
         for entry in entries:
             self._parts.pop(entry, None)
+            self._forgotten[entry] = None
+        while len(self._forgotten) > FORGOTTEN_CAP:
+            del self._forgotten[next(iter(self._forgotten))]
 
     # --- one row, one tensor, nothing to tell: the hot path --------------------------------------
 
@@ -74,10 +82,11 @@ class Outcomes:
         at = 0
         for piece in batch.pieces:
             job = piece.job
-            if job.rows > 1:  # the last row of a job that was split
+            claimed = claimed_ms.get(job.entry)
+            if job.rows > 1 or claimed is None:  # the last row of a job that was split, or a lease let go meanwhile
                 return self._general(batch, ran, slab, clocked, claimed_ms).ended
             raw_id = job.id.encode()
-            claimed, submitted = claimed_ms[job.entry], job.submitted_ms
+            submitted = job.submitted_ms
             status = _DONE_ONE_ROW if job.is_one_row else _DONE
             head = pack(
                 codec.FORMAT, status, job.attempt, len(raw_id), claimed - submitted, dispatched - claimed, forward_ms,
@@ -117,6 +126,9 @@ class Outcomes:
             row += rows
             part = _Part(piece, columns, data, said, ran.forward_ms)
             job = piece.job
+            claimed = claimed_ms.get(job.entry)
+            if claimed is None or job.entry in self._forgotten:
+                continue  # returned or failed meanwhile: its end is not ours to tell
             if rows == job.rows:
                 parts = [part]
             else:
@@ -125,9 +137,10 @@ class Outcomes:
                 if sum(one.piece.stop - one.piece.start for one in parts) < job.rows:
                     continue
                 del self._parts[job.entry]
+                parts.sort(key=lambda one: one.piece.start)  # halves of a failed batch end after what followed them
             times = (
-                claimed_ms[job.entry] - job.submitted_ms,
-                max(0.0, clocked.dispatched_ms - claimed_ms[job.entry]),
+                claimed - job.submitted_ms,
+                max(0.0, clocked.dispatched_ms - claimed),
                 sum(one.forward_ms for one in parts),
                 clocked.ended_ms - job.submitted_ms,
             )

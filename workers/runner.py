@@ -6,6 +6,7 @@ before the finished one is encoded, so that encoding overlaps with the forward.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Mapping
 
@@ -21,6 +22,8 @@ from workers.stow import Stower
 
 log = structlog.get_logger()
 
+TRANSIENT = "transient_error"
+RETRY_FIRST_MS, RETRY_MOST_MS = 1_000, 60_000
 MOST_MARKS = 3  # a job under which so many engines or slots died is dead
 
 
@@ -34,6 +37,7 @@ class Runner:
         stower: Stower,
         outcomes: Outcomes,
         bucket: Callable[[int], int],
+        drop: Callable[[set[bytes]], None],
         redis_ms: Callable[[], float],
         claimed_ms: Mapping[bytes, float],
         hang_s: float,
@@ -50,6 +54,7 @@ class Runner:
         self._stower = stower
         self._outcomes = outcomes
         self._bucket = bucket
+        self._drop = drop
         self._redis_ms = redis_ms
         self._claimed_ms = claimed_ms
         self._hang_s = hang_s
@@ -158,6 +163,9 @@ class Runner:
         try:
             self._engine.send(message)
         except EngineDied as death:
+            if self._running is not None:  # it never got there, so its jobs are not to blame
+                self._halves.append(self._running)
+                self._running = None
             self._bury(death)
             return
         if self._engine.fileno() < 0:  # an inline engine has answered already
@@ -170,14 +178,25 @@ class Runner:
         pieces = batch.pieces
         if len(pieces) == 1:
             job = pieces[0].job
-            log.warning("job failed", job=job.id, error=ran.error, next="its outcome says so; the slot goes on")
-            self._outcomes.forget({job.entry})
-            self.faults.append(fault_of(job, "failed", reason=ran.reason, text=ran.error, now_ms=self._redis_ms()))
+            self._fail(job, ran)
             return
         middle = len(pieces) // 2
         for half in (pieces[middle:], pieces[:middle]):
             rows = sum(piece.stop - piece.start for piece in half)
             self._halves.append(Batch(half, rows, self._bucket(rows), batch.dims))
+
+    def _fail(self, job: Job, ran: Ran) -> None:
+        """One job at fault: all its rows go, those that wait too. A transient fault is tried again, with full jitter."""
+        self._outcomes.forget({job.entry})
+        self._drop({job.entry})
+        self._halves = [half for half in self._halves if all(piece.job.entry != job.entry for piece in half.pieces)]
+        if ran.reason == TRANSIENT and job.attempt <= job.retries:
+            delay_ms = round(random.uniform(0, min(RETRY_MOST_MS, RETRY_FIRST_MS * 2 ** (job.attempt - 1))))
+            log.warning("job postponed", job=job.id, error=ran.error, attempt=job.attempt, retry_in_s=delay_ms / 1e3)
+            self.faults.append(Fault.of(job, "retry", reason=ran.reason, delay_ms=delay_ms))
+            return
+        log.warning("job failed", job=job.id, error=ran.error, next="its outcome says so; the slot goes on")
+        self.faults.append(fault_of(job, "failed", reason=ran.reason, text=ran.error, now_ms=self._redis_ms()))
 
     def _bury(self, death: EngineDied) -> None:
         """The engine is gone; a new one needs a new process. `blamed` says which jobs were in it."""

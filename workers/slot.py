@@ -72,7 +72,7 @@ class Slot:
             on_settled=on_settled, clock=clock,
         )  # fmt: skip
         self._runner = Runner(
-            engine=engine, stower=stower, outcomes=outcomes, bucket=batcher.bucket, redis_ms=self._leases.redis_ms,
+            engine=engine, stower=stower, outcomes=outcomes, bucket=batcher.bucket, drop=batcher.drop, redis_ms=self._leases.redis_ms,
             claimed_ms=self._leases.claimed_ms, hang_s=settings.hang_floor_s, clock=clock,
         )  # fmt: skip
         self._runner.on_batch = self._count
@@ -265,7 +265,8 @@ class Slot:
         leases.is_leaving = True
         blamed = {job.entry for job in runner.blamed()} if runner.death is not None else set()
         unrun = [job for entry, job in runner.jobs().items() if entry not in blamed]
-        leases.give_back([*self._batcher.clear(), *unrun], marks=0)
+        unrun += [job for job in self._batcher.clear() if job.entry not in blamed]
+        leases.give_back(list({job.entry: job for job in unrun}.values()), marks=0)
         deadline = self._clock() + LAST_WORDS_S
         while self._clock() < deadline:
             if leases.talk(runner.ended, runner.faults, room_rows=0, is_busy=True, block_ms=0):

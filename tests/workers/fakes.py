@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,7 @@ class FakeEngine:
         self.slabs = [Slab(input_bytes=sizes[0], output_bytes=sizes[1]) for _ in range(2)]
         self._forward = Forward(model, backend, self.slabs, pipeline)
         self._answers: list[Ran | Measured] = []
+        self._is_dead = False
         self.pid = os.getpid()
 
     def start(self) -> None: ...
@@ -90,15 +92,49 @@ class FakeEngine:
         try:
             self._answers.append(Measured(1, None) if isinstance(message, Measure) else self._forward.run(message))
         except Abort:
-            raise EngineDied("the engine died of signal 6") from None
+            self._is_dead = True
 
     def collect(self) -> Ran | Measured:
+        if self._is_dead:
+            raise EngineDied("the engine died of signal 6")
         return self._answers.pop(0)
 
     def kill(self) -> bool:
         return True
 
     def close(self) -> None: ...
+
+
+class LateEngine(FakeEngine):
+    """Answers from a thread of its own, as the real one does from its process."""
+
+    def __init__(self, model: ModelSpec, backend: Doubler) -> None:
+        super().__init__(model, backend)
+        self._ours, self._theirs = socket.socketpair()
+        self._inbox: SimpleQueue[Run | Measure | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while (message := self._inbox.get()) is not None:
+            super().send(message)
+            self._theirs.send(b"!")
+
+    def fileno(self) -> int:
+        return self._ours.fileno()
+
+    def send(self, message: Run | Measure) -> None:
+        self._inbox.put(message)
+
+    def collect(self) -> Ran | Measured:
+        self._ours.recv(1)
+        return super().collect()
+
+    def close(self) -> None:
+        self._inbox.put(None)
+        self._thread.join(10)
+        self._ours.close()
+        self._theirs.close()
 
 
 class SilentEngine(FakeEngine):
@@ -159,10 +195,11 @@ class RunningSlot:
         settings = RetireSettings(
             **{"max_jobs": 0, "jitter": 0.0, "min_life_s": 0.0, "min_life_loads": 0.0, **(retire or {})}
         )
+        self.engine = engine or FakeEngine(model, self.backend, pipeline)
         self.slot = Slot(
             queue=self.queue,
             wire=Wire(self.link),
-            engine=engine or FakeEngine(model, self.backend, pipeline),
+            engine=self.engine,
             batcher=Batcher(model, row_buckets=ROW_BUCKETS, max_rows=64, batch_bytes=1 << 20),
             stower=Stower(model),
             outcomes=Outcomes(model),
@@ -191,6 +228,7 @@ class RunningSlot:
         self.slot.leave()
         self.join()
         self.slot.close()
+        self.engine.close()
 
     def join(self) -> Verdict:
         self.thread.join(20)
@@ -210,25 +248,28 @@ class Client:
         self.outcomes: dict[str, Outcome] = {}
         self._number = 0
 
-    def submit(self, *values: Any, lane: int = 2, kind: Kind = Kind.TENSORS, **options: Any) -> list[str]:
-        """One job per value: a float fills a row, an array [rows, ...] is a job of many rows, bytes go raw."""
-        blobs, ids = [], []
-        for value in values:
-            self._number += 1
-            job_id = f"{self.intake.client}-{self._number}"
-            if kind is Kind.TENSORS:
-                is_one = np.isscalar(value)
-                array = np.full((1, 4), value, "float32") if is_one else np.asarray(value, "float32")
-                rows, data = len(array), array.tobytes()
-                columns = codec.pack_columns([("x", "float32", array.shape[1:])])
-            else:
-                is_one, rows, data, columns = True, 1, value, b""
-            head, tail = codec.encode_job_head(
-                kind=kind, rows=rows, is_one_row=is_one, is_stored=True, retries=0, result_ttl_s=60, descriptor=columns,
-                context=None,
-            )  # fmt: skip
-            blobs.append(codec.encode_job(head, job_id.encode(), tail, data))
-            ids.append(job_id)
+    def blob(self, value: Any, job_id: str, *, kind: Kind = Kind.TENSORS, retries: int = 0) -> bytes:
+        """One job: a float fills a row, an array [rows, ...] is a job of many rows, bytes go raw."""
+        if kind is Kind.TENSORS:
+            is_one = np.isscalar(value)
+            array = np.full((1, 4), value, "float32") if is_one else np.asarray(value, "float32")
+            rows, data = len(array), array.tobytes()
+            columns = codec.pack_columns([("x", "float32", array.shape[1:])])
+        else:
+            is_one, rows, data, columns = True, 1, value, b""
+        head, tail = codec.encode_job_head(
+            kind=kind, rows=rows, is_one_row=bool(is_one), is_stored=True, retries=retries, result_ttl_s=60,
+            descriptor=columns, context=None,
+        )  # fmt: skip
+        return codec.encode_job(head, job_id.encode(), tail, data)
+
+    def submit(
+        self, *values: Any, lane: int = 2, kind: Kind = Kind.TENSORS, retries: int = 0, **options: Any
+    ) -> list[str]:
+        """One job per value; the ids."""
+        ids = [f"{self.intake.client}-{self._number + at}" for at in range(1, len(values) + 1)]
+        self._number += len(values)
+        blobs = [self.blob(value, one, kind=kind, retries=retries) for value, one in zip(values, ids, strict=True)]
         number = self.intake.numbers.take()
         answer = self.intake.read_submit(self.link.call(*self.intake.submit(number, "-1", blobs, lane=lane, **options)))
         self.intake.numbers.answered(number)
