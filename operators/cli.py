@@ -14,20 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
+import msgspec
 
 from broker.errors import ConfigError, PenstockError
+from broker.settings import load, unknown
 
 if TYPE_CHECKING:
-    from broker.settings import Settings
     from operators.status import Snapshot
 
 READY_TIMEOUT_S = 120.0
 INTERRUPTED = 130
 
 
-class _Number(click.IntRange):
-    """How many slots a model shall have: +1 would be read as 1, and means something else."""
-
+class _Slots(click.IntRange):
     name = "whole number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -98,7 +97,7 @@ def up(config: str | None, wait: bool, timeout_s: float) -> None:
     """
     from operators import pool, readiness, status
 
-    settings = _settings(config)
+    settings = load(config)
     changed = pool.up(settings, say=_say)
     if wait:
         readiness.wait_until_ready(settings, pool.assigned(settings), timeout_s=timeout_s, say=_say)
@@ -113,7 +112,7 @@ def down(config: str | None) -> None:
     """Drain every slot of this host, then stop everything that `up` started. Queued jobs stay in Redis."""
     from operators import pool
 
-    settings = _settings(config)
+    settings = load(config)
     is_made = settings.var.exists() or settings.runtime.exists()  # else there never was a pool, and none is made now
     changed = pool.down(settings, say=_say) if is_made else pool.Changed(was_up=False)
     if not changed.was_up:
@@ -130,13 +129,13 @@ def status(config: str | None, is_json: bool) -> None:
     """Show what is wrong (worst first, each with its mend), the models and the slots."""
     from operators import status
 
-    found = status.snapshot(_settings(config))
+    found = status.snapshot(load(config))
     _print_json(found) if is_json else _print_status(found)
 
 
 @cli.command(short_help="Give a model N slots on this host.")
 @click.argument("model")
-@click.argument("slots", type=_Number(min=0), metavar="N")
+@click.argument("slots", type=_Slots(min=0), metavar="N")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until the new slots are ready.")
 @timeout
 @click.pass_obj
@@ -147,15 +146,12 @@ def scale(config: str | None, model: str, slots: int, wait: bool, timeout_s: flo
     """
     from operators import pool, readiness
 
-    settings = _settings(config)
+    settings = load(config)
     changed = pool.scale(settings, model, slots)
     if wait and changed.started:
         readiness.wait_until_ready(settings, changed.started, timeout_s=timeout_s, say=_say)
-    did = [
-        f"{verb} {_slots(numbers)}"
-        for verb, numbers in (("started", changed.started), ("drained", changed.stopped))
-        if numbers
-    ]
+    done = (("started", changed.started), ("drained", changed.stopped))
+    did = [f"{verb} {_slots(numbers)}" for verb, numbers in done if numbers]
     click.echo(f"{model}: {slots} wanted, {', '.join(did) or 'nothing to change'}")
 
 
@@ -175,17 +171,14 @@ def models_ls(config: str | None, is_json: bool) -> None:
     from operators import table
     from operators.catalogue import catalogue
 
-    found = catalogue(_settings(config))
-    if is_json:
-        _print_json(found)
-        return
+    found = catalogue(load(config))
     head = ("MODEL", "VERSION", "BACKEND", "TAKES", "DEVICE", "SLOTS", "READY", "SIZE", "ARTIFACT")
     rows = [
         (one.name, one.version or "-", one.backend or "-", one.takes or "-", one.device or "-", str(one.slots), str(one.ready),
          table.size(one.size_bytes), one.problem or one.artifact or "(not in pool.toml)")
         for one in found
     ]  # fmt: skip
-    _print_lines(table.align([head, *rows], right=(5, 6, 7)))
+    _print_json(found) if is_json else _print_lines(table.align([head, *rows], right=(5, 6, 7)))
 
 
 @models.command("seal", short_help="Write checksums into a manifest.")
@@ -212,7 +205,7 @@ def models_verify(config: str | None, which: tuple[str, ...], is_json: bool) -> 
     """Check artifacts against their manifests, as a slot would before it loads one. Without arguments: all of pool.toml."""
     from operators import models
 
-    folders = {one: _artifact(config, one) for one in which or _settings(config).models}
+    folders = {one: _artifact(config, one) for one in which or load(config).models}
     problems = {one: models.verify(folder) for one, folder in folders.items()}
     if is_json:
         _print_json(problems)
@@ -230,7 +223,7 @@ def doctor(config: str | None, is_json: bool) -> None:
     """Check Redis, supervisord, devices, artifacts and settings; say the mend of each finding. Exit code 1 on a failure."""
     from operators import doctor
 
-    findings = doctor.examine(_settings(config))
+    findings = doctor.examine(load(config))
     if is_json:
         _print_json(findings)
     else:
@@ -245,12 +238,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from broker.connection import LOST  # redis-py; every command but --help needs it
 
     try:
-        code = cli.main(arguments, prog_name="penstock", standalone_mode=False)
+        code = cli.main(arguments or sys.argv[1:] or ["--help"], prog_name="penstock", standalone_mode=False)
     except PenstockError as error:
         code = _fail(str(error))
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        code = error.exit_code
     except click.ClickException as error:  # usage
         code = _fail(_usage(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
@@ -272,40 +262,28 @@ def _fail(text: str, code: int = 1) -> int:
 def _usage(error: click.ClickException) -> str:
     """Click's words in our form, with the mend."""
     text = error.format_message().rstrip(".").replace(". Did", "; did")
-    context, option = getattr(error, "ctx", None), getattr(error, "option_name", "")
-    if context is None:
-        return text
+    context = getattr(error, "ctx", None) or click.Context(cli, info_name="penstock")
     mend = f"see `{context.command_path} --help`"
-    if option == "--config":
-        mend = f"it stands before the command: `penstock --config FILE {context.info_name}`"
+    if getattr(error, "option_name", "") == "--config":
+        mend = f"write it first: `penstock --config FILE {context.info_name}`"
     elif isinstance(error, click.MissingParameter) or type(error) is click.UsageError:
         mend = context.get_usage().replace("Usage:", "usage:")
     return f"{text[:1].lower()}{text[1:]}; {mend}"
 
 
-def _settings(config: str | None) -> Settings:
-    from broker import settings
-
-    return settings.load(config)
-
-
 def _artifact(config: str | None, which: str) -> Path:
     """A model of pool.toml, or a folder. Raises ConfigError when it is neither."""
-    settings = _settings(config)
+    settings = load(config)
     if which in settings.models:
         return settings.artifact_path(which)
     if Path(which).is_dir():
         return Path(which).absolute()
-    from broker.settings import unknown
-
     raise ConfigError(f"{unknown('model', which, settings.models)}; nor is it a folder")
 
 
 def _slots(numbers: Iterable[int]) -> str:
-    numbers = list(numbers)
-    if not numbers:
-        return "no slot"
-    return ("slot " if len(numbers) == 1 else "slots ") + ", ".join(str(number) for number in numbers)
+    listed = ", ".join(map(str, numbers))
+    return f"slots {listed}" if "," in listed else f"slot {listed}" if listed else "no slot"
 
 
 def _say(text: str) -> None:
@@ -313,8 +291,6 @@ def _say(text: str) -> None:
 
 
 def _print_json(value: Any) -> None:
-    import msgspec
-
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 

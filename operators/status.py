@@ -117,7 +117,8 @@ def snapshot(settings: Settings) -> Snapshot:
     except (*LOST, RedisUnavailable) as error:
         if not (settings.is_embedded and not is_up):  # with the pool down the embedded server is down as well
             mend = "penstock doctor" if is_up else "start Redis, or mend redis.url in pool.toml; then `penstock up`"
-            problems.insert(0, Problem("error", f"Redis does not answer: {_split(error)[0]}", mend))
+            text = str(error).rpartition("; ")[0] or str(error)  # without its own mend
+            problems.insert(0, Problem("error", f"Redis does not answer: {text}", mend))
         return Snapshot(host=settings.host, at_ms=0, is_up=is_up, redis=None, problems=tuple(problems))
     return msgspec.structs.replace(found, is_up=is_up, problems=(*problems, *found.problems))
 
@@ -161,11 +162,8 @@ def find_problems(
     if server.max_bytes and server.used_bytes > NEARLY_FULL * server.max_bytes:
         share = server.used_bytes / server.max_bytes
         mend = "raise redis.max_memory_mb, then `penstock down` and `penstock up`"
-        add(
-            2,
-            f"Redis is {share:.0%} full; at 100 % it refuses submits",
-            mend if settings.is_embedded else "raise maxmemory",
-        )
+        mend = mend if settings.is_embedded else "raise maxmemory"
+        add(2, f"Redis is {share:.0%} full; at 100 % it refuses submits", mend)
     for model in models:
         coming = [slot for slot in slots if slot.model == model.name and slot.state in STARTING_STATES]
         if model.jobs and not model.ready and not coming:
@@ -223,15 +221,9 @@ def _supervised(settings: Settings) -> tuple[bool, Problem | None]:
             supervisor.require_ours()
             return True, None
     except SupervisorError as error:
-        text, mend = _split(error)
-        return False, Problem("error", text, mend or "penstock doctor")
+        text, _, mend = str(error).rpartition("; ")  # our errors end in their mend
+        return False, Problem("error", text or mend, mend if text else "penstock doctor")
     return False, Problem("error", "the pool is not up on this host", "penstock up")
-
-
-def _split(error: Exception) -> tuple[str, str]:
-    """What is wrong, and the mend: our errors end in it, after the last semicolon."""
-    text, mark, mend = str(error).rpartition("; ")
-    return (text, mend) if mark else (mend, "")
 
 
 def _model(link: Link, name: str, ready: int, settings: Settings, now_ms: int) -> ModelStatus:

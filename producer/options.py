@@ -176,7 +176,7 @@ def keys_for(inputs: Iterable[Any], keys: Iterable[str] | None) -> Iterator[str]
 
 
 def _each(keys: Iterable[str]) -> Iterator[str]:
-    yield from keys
+    yield from map(check_key, keys)
     raise InvalidInput("the idempotency_keys ended before the inputs; give one for each input")
 
 

@@ -20,7 +20,7 @@ from broker.messages import Job
 from broker.queue import Claimed, Ended, Fault, Queue
 from workers.board import Board
 from workers.claimer import Claimer
-from workers.outcomes import broken, fault_of
+from workers.faults import broken, fault_of
 from workers.runner import MOST_MARKS
 from workers.wire import Handler, Pair, Wire
 

@@ -17,7 +17,8 @@ from broker.queue import Ended, Fault
 from workers.batcher import Batch
 from workers.engine_client import SLABS, Engine, EngineDied
 from workers.exchange import Measure, Measured, Ran, Run
-from workers.outcomes import Clocked, Outcomes, fault_of
+from workers.faults import fault_of
+from workers.outcomes import Clocked, Outcomes
 from workers.stow import Stower
 
 log = structlog.get_logger()

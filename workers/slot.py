@@ -24,8 +24,9 @@ from workers.board import Board
 from workers.engine_client import SLABS, Engine
 from workers.exchange import Ran
 from workers.exits import Exit
+from workers.faults import fault_of
 from workers.leases import Leases
-from workers.outcomes import Outcomes, fault_of
+from workers.outcomes import Outcomes
 from workers.retire import Retirement, Verdict
 from workers.runner import MOST_MARKS, Runner
 from workers.stow import Stower

@@ -23,7 +23,7 @@ import pytest
 
 if TYPE_CHECKING:
     from broker.settings import Settings
-    from workers.main import Life
+    from workers.life import Life
 
 READY_WITHIN_S = 60.0
 
@@ -59,7 +59,7 @@ def local_pool(
     from broker.roster import Assignment
     from broker.settings import Settings
     from workers.artifact import parse
-    from workers.main import Life
+    from workers.life import Life
 
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-")))

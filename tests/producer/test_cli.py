@@ -7,20 +7,25 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import httpx
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from broker.spec import Limits
-from producer.cli import submit
+from operators.cli import main
 from tests.producer.fake import MODEL, Worker
 
 ROW = np.arange(4, dtype=np.float32)
 
 
 def penstock_submit(*args: object, stdin: str | None = None) -> Result:
-    return CliRunner().invoke(submit, [str(arg) for arg in args], input=stdin)
+    """`penstock submit` as it is typed, errors included."""
+    command = click.Command("penstock", add_help_option=False, context_settings={"ignore_unknown_options": True})
+    command.params.append(click.Argument(["rest"], nargs=-1, type=click.UNPROCESSED))
+    command.callback = lambda rest: main(["submit", *rest])
+    return CliRunner().invoke(command, [str(arg) for arg in args], input=stdin)
 
 
 def test_a_row_from_a_file_is_inferred_and_printed(worker: Worker, redis_url: str, tmp_path: Path) -> None:
@@ -41,7 +46,7 @@ def test_without_waiting_the_id_is_printed_and_a_warning_that_nobody_serves(
 ) -> None:
     shown = penstock_submit(MODEL, "--input", "-", "--no-wait", "--url", redis_url, stdin="[0, 1, 2, 3]")
     assert shown.stdout.startswith(f"{MODEL}:")
-    assert shown.stderr.startswith("Warning: no ready slot")
+    assert shown.stderr.startswith("warning: no ready slot")
 
 
 @pytest.mark.parametrize(
@@ -56,6 +61,7 @@ def test_without_waiting_the_id_is_printed_and_a_warning_that_nobody_serves(
         (["nobody", "--text", "hello"], None, "no model named 'nobody'"),
         ([MODEL, "--input", "-", "--deadline", "0"], "[0,1,2,3]", "has passed"),
         ([MODEL, "--input", "-", "--timeout", "0.05"], "[0,1,2,3]", "0 slots ready"),
+        ([MODEL, "--input", "-", "--timeout", "nan"], "[0,1,2,3]", "timeout=nan is no number of seconds"),
     ],
 )
 def test_an_error_is_one_line_that_says_the_mend(
@@ -63,6 +69,7 @@ def test_an_error_is_one_line_that_says_the_mend(
 ) -> None:
     shown = penstock_submit(*args, "--json", "--url", redis_url, stdin=stdin)
     assert shown.exit_code == 1
+    assert shown.stderr.startswith("error: ")
     assert text in shown.stderr
     assert shown.stderr.count("\n") == 1
     assert "Traceback" not in shown.output

@@ -138,6 +138,17 @@ def test_values_out_of_bounds_are_refused_or_flagged(value: Any, text: str) -> N
     assert text in flagged.warning
 
 
+@pytest.mark.parametrize("wrap", [lambda one: one, lambda one: {"x": one}, lambda one: [one, one]])
+def test_a_masked_array_is_refused_because_its_mask_would_be_lost(wrap: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"input 'x' is a masked array; fill the mask first, with \.filled"):
+        form().fit(wrap(np.ma.masked_array(ROW, [0, 0, 0, 1])))
+
+
+def test_text_with_a_lone_surrogate_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="is not valid Unicode: character 2 is a lone surrogate"):
+        form(takes="text").fit("ab\ud800")
+
+
 @pytest.mark.parametrize(
     ("takes", "inputs", "text"),
     [

@@ -47,14 +47,14 @@ def test_many_rows_keep_their_axis(producer: Producer, worker: Worker) -> None:
 
 def test_a_postprocessed_value_is_plain_python(producer: Producer, redis_url: str) -> None:
     def value(job: Job, rows: Rows) -> bytes:
-        note = {"row_errors": {1: "no such label"}, "flags": ["y over 5"]}
+        note = {"row_errors": {1: "no such label"}, "flags": {"0": "y over 5"}}
         data = msgspec.msgpack.encode({"label": "cat"})
         return done(job, codec.pack_outcome_descriptor("1", 1, b"\0"), data, note, codec.OUTCOME_VALUE)
 
     with Worker(redis_url, value):
         result = producer.infer(MODEL, ROW, timeout=5)
     assert (result.value, result.outputs) == ({"label": "cat"}, {})
-    assert (result.row_errors, result.flags) == ({1: "no such label"}, ["y over 5"])
+    assert (result.row_errors, result.flags) == ({1: "no such label"}, {0: "y over 5"})
 
 
 def test_a_large_outcome_is_fetched_from_its_result(producer: Producer, worker: Worker) -> None:
@@ -184,6 +184,24 @@ def test_a_timeout_tells_the_state_of_the_pool_and_does_not_cancel(producer: Pro
     # then
     with Worker(redis_url):
         handle.result(5)
+
+
+def test_a_timeout_that_is_no_number_is_refused_and_a_negative_one_only_looks(producer: Producer) -> None:
+    # given
+    handle = producer.submit(MODEL, ROW)
+    # then
+    for timeout in (float("nan"), "1", True, [1]):
+        with pytest.raises(InvalidInput, match="is no number of seconds; write an int or a float, or None"):
+            handle.result(timeout)  # type: ignore[arg-type]
+    for timeout in (-1, float("-inf"), np.float32(-0.5)):
+        with pytest.raises(ResultTimeout, match="after 0 s"):
+            handle.result(timeout)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("id", [b"double:aaaa-1", 5, None, "nonsense", "double:aaaa-\u0663", "\ud800:aaaa-1"])
+def test_what_is_no_id_is_refused(producer: Producer, id: object) -> None:
+    with pytest.raises(InvalidInput, match=r"is not a job id; write it as handle\.id gives it"):
+        producer.result(id)  # type: ignore[arg-type]
 
 
 def test_the_shortest_timeout_does_not_block_for_ever(producer: Producer) -> None:

@@ -1,0 +1,86 @@
+"""What a user meets who mistypes, or whose Redis is away: one line of one form, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from broker.connection import Link
+from broker.errors import RedisUnavailable
+from tests.operators.conftest import ROOT, penstock
+
+
+@pytest.mark.parametrize(
+    ("typed", "text"),
+    [
+        ("stauts", "no such command 'stauts'; did you mean 'status'?; see `penstock --help`"),
+        ("status --jsn", "no such option '--jsn'; did you mean '--json'?; see `penstock status --help`"),
+        ("status --config x", "no such option '--config'; write it first: `penstock --config FILE status`"),
+        ("scale tiny", "missing argument 'N'; usage: penstock scale [OPTIONS] MODEL N"),
+        ("scale 2 tiny", "invalid value for 'N': 'tiny' is not a valid whole number; see `penstock scale --help`"),
+        ("scale tiny +1", "invalid value for 'N': +1 is a difference; say how many slots there shall be in all; see"),
+        ("down tiny", "got unexpected extra argument (tiny); usage: penstock down [OPTIONS]"),
+        ("up --timeout nan", "invalid value for '--timeout': nan is no number of seconds to wait; see"),
+        ("submit --text hi", "missing argument 'MODEL'; usage: penstock submit [OPTIONS] MODEL"),
+    ],
+)
+def test_wrong_usage_is_one_line_with_the_mend(folder: Path, typed: str, text: str) -> None:
+    answer = penstock(*typed.split(), config=folder / "pool.toml")
+    assert answer.returncode == 2
+    assert answer.stderr.startswith(f"error: {text}")
+    assert answer.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("is_embedded", [True, False])
+def test_a_pool_that_is_down_gets_nothing_made_by_any_command_but_up(folder: Path, is_embedded: bool) -> None:
+    # given
+    config = folder / "pool.toml"
+    if not is_embedded:
+        config.write_text('[redis]\nurl = "redis://127.0.0.1:1"\nconnect_s = 0.1\n' + config.read_text())
+    before = sorted(folder.rglob("*"))
+    # when
+    commands = ["status", "scale tiny 1", "models ls", "models verify", "doctor", "submit tiny --text x", "down"]
+    if not is_embedded:
+        commands.append("up")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "operators.cli", *command.split()], cwd=ROOT, text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "PENSTOCK_CONFIG": str(config)},
+        )
+        for command in commands
+    ]  # fmt: skip
+    said = dict(zip(commands, [process.communicate(timeout=60)[1] for process in processes], strict=True))
+    # then
+    assert sorted(folder.rglob("*")) == before
+    assert said["submit tiny --text x"].startswith("error: no Redis at ")
+    assert " within 5 s (" in said["submit tiny --text x"]
+
+
+def test_status_says_the_mend_of_a_redis_that_is_away_once(folder: Path) -> None:
+    config = folder / "pool.toml"
+    config.write_text('[redis]\nurl = "redis://127.0.0.1:1"\n' + config.read_text())
+    answer = penstock("status", config=config)
+    first, mend, second, _ = answer.stdout.splitlines()
+    assert first.startswith("fail  Redis does not answer: no Redis at redis://127.0.0.1:1 within 2 s (")
+    assert ";" not in first
+    assert mend == "      -> start Redis, or mend redis.url in pool.toml; then `penstock up`"
+    assert second == "fail  the pool is not up on this host"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(4.99999, " 5 s "), (0.249999, " 0.25 s "), (0.0, " 0 s ")])
+def test_a_wait_for_redis_is_told_in_round_seconds(seconds: float, text: str) -> None:
+    with pytest.raises(RedisUnavailable, match=f"within{text}"):
+        Link("unix:///nowhere/redis.sock").connect_within(seconds, wait=lambda _: None)
+
+
+def test_penstock_alone_shows_the_commands_as_they_are_needed(folder: Path) -> None:
+    answer = penstock(config=folder / "pool.toml")
+    assert answer.returncode == 0
+    assert answer.stdout.startswith("Usage: penstock [OPTIONS]")
+    listed = answer.stdout.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed] == ["up", "status", "submit", "scale", "models", "doctor", "down"]
+    assert not any(line.endswith("...") for line in listed)
