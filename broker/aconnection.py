@@ -87,7 +87,7 @@ class AsyncLink:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise RedisUnavailable(
-                        f"no Redis at {safe_url(self.url)} within {seconds:g} s ({error}); "
+                        f"no Redis at {safe_url(self.url)} within {seconds:.1f} s ({error}); "
                         "start it, or set redis.url in pool.toml or PENSTOCK_REDIS_URL"
                     ) from None
                 await asyncio.sleep(min(left, pause * random.uniform(0.5, 1.5)))

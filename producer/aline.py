@@ -144,7 +144,8 @@ class AsyncReader:
                     self._wake(self._mailbox.route_all(drained[0]))
                     self._drain_count = drain_count(drained[0])
             except LOST:
-                continue  # connects again; what was popped for us and lost is found by its stored result
+                # Connects again; what was popped for us and lost is found by its stored result.
+                await asyncio.sleep(0.05)
             except PenstockError as error:
                 self._fail(error)
                 await asyncio.sleep(0.05)

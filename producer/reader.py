@@ -115,7 +115,10 @@ class Reader:
                 if has_more:
                     self._route(link.read() or ())
             except LOST:
-                continue  # connects again, with back-off; what was popped for us and lost is found by its stored result
+                # Connects again; what was popped for us and lost is found by its stored result. The pause is for a server
+                # that lets us in and then answers that it may not serve (a demoted master).
+                link.close()
+                time.sleep(min(0.05, max(0.0, left)))
             except BaseException:
                 link.close()  # a reply may be under way; the next one must not take it for its own
                 raise
