@@ -27,6 +27,7 @@ from workers.wire import Handler, Pair, Wire
 log = structlog.get_logger()
 
 SETTLE_BYTES = 2 << 20  # of outcomes in one script call; none should handle more than 4 MB
+OFFSET_LIVES_S = 10.0
 FIRST_PAUSE_S, MOST_PAUSE_S = 0.05, 2.0
 
 
@@ -57,7 +58,8 @@ class Leases:
         self._restore = restore
         self._on_settled = on_settled
         self._clock = clock
-        self._offset_ms = 0.0  # Redis' time minus our monotonic clock
+        self._offset_ms = -float("inf")  # Redis' time minus our monotonic clock
+        self._offset_until = 0.0
         self._settling: dict[int, tuple[list[Ended], list[Fault]]] = {}  # sent, not answered
         self._sends = 0
         self._unreturned: list[Pair] = []  # to be sent after the reconnect
@@ -72,7 +74,13 @@ class Leases:
         )
 
     def _set_time(self, now_ms: int) -> None:
-        self._offset_ms = now_ms - self._clock() * 1e3
+        """Redis said it was `now_ms` a moment ago. Being late makes the offset too small, never too large, so the largest
+        of the last seconds is the best one; an older one is given up, since clocks drift and are set."""
+        now = self._clock()
+        offset_ms = now_ms - now * 1e3
+        if offset_ms > self._offset_ms or now > self._offset_until:
+            self._offset_ms = offset_ms
+            self._offset_until = now + OFFSET_LIVES_S
 
     def redis_ms(self) -> float:
         """Redis' time now, from its last answer and the monotonic clock."""
@@ -151,6 +159,8 @@ class Leases:
 
     def _take(self, claimed: Claimed) -> None:
         """Takes claimed jobs in hand, or ends and returns at once what must not run."""
+        if claimed.jobs:
+            self._set_time(max(job.submitted_ms for job in claimed.jobs))  # no job comes before it was submitted
         now_ms = self.redis_ms()
         self._faults += [broken(lease) for lease in claimed.broken]
         fresh, later = [], []
