@@ -51,6 +51,9 @@ class Claimer:
         claims = self.claims
         now = self._clock()
         room = claims.jobs_in(room_rows)
+        if not is_busy and block_ms <= 0:  # jobs in hand wait for company
+            self.is_claiming = True
+            return [(self._queue.claim(room), self._claimed)]
         if not is_busy and now < self._look_at and not claims.has_backlog:
             if is_settling or is_quiet:
                 self.is_blocked = True

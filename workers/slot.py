@@ -36,6 +36,9 @@ log = structlog.get_logger()
 
 ASK_AGAIN_S = 0.2  # how often a slot that must retire asks for its place
 POLL_MS = 500.0
+LOOK_AGAIN_MS = (
+    2.0  # between looks for company; a blocked read would overshoot, Redis rounds its time-outs up to 100 ms
+)
 LAST_WORDS_S = 5.0
 SPIN_ROWS, SPIN_BELOW_MS, SPIN_S = 4, 0.15, 150e-6  # one in flight gains a tenth by it; a flood would lose
 NEVER = float("inf")
@@ -133,7 +136,7 @@ class Slot:
             and self._leases.lost_since is None
         ):
             return None
-        if self._leaving is not None or (self._patience_ms() > 0 and not self._leases.claimer.claims.is_dry):
+        if self._leaving is not None or self._patience_ms() > 0:
             return None
         return self._batcher.pack()
 
@@ -160,8 +163,7 @@ class Slot:
 
     def _talk(self) -> None:
         runner = self._runner
-        patience_ms = self._patience_ms()
-        block_ms = min(self._settings.block_ms, max(1, round(patience_ms))) if patience_ms else self._settings.block_ms
+        block_ms = 0 if self._patience_ms() > 0 else self._settings.block_ms
         is_taken = self._leases.talk(
             runner.ended, runner.faults, room_rows=self._room_rows(), is_busy=not runner.is_idle, block_ms=block_ms
         )
@@ -171,15 +173,19 @@ class Slot:
     def _wait(self) -> None:
         """Sleeps until Redis, the engine or a signal has something; at most POLL_MS."""
         leases, runner = self._leases, self._runner
-        if runner.death is not None or not (len(leases.wire) or not runner.is_idle or leases.lost_since is not None):
-            return  # this turn made new work possible
+        wait_ms = min(POLL_MS, leases.until_reconnect_s() * 1e3 + 1)
+        if runner.death is not None:
+            return
+        if not len(leases.wire) and runner.is_idle and leases.lost_since is None:
+            wait_ms = min(self._patience_ms(), LOOK_AGAIN_MS)
+            if wait_ms <= 0:
+                return  # this turn made new work possible
         watched = {self._wake_read, runner.fileno(), leases.wire.link.fileno() if len(leases.wire) else -1} - {-1}
         for fd in self._polled - watched:
             self._poller.unregister(fd)
         for fd in watched - self._polled:
             self._poller.register(fd, select.POLLIN)
         self._polled = watched
-        wait_ms = min(POLL_MS, leases.until_reconnect_s() * 1e3 + 1)
         ready = {fd for fd, _ in self._spin() or self._poller.poll(wait_ms)}
         if self._wake_read in ready:
             os.read(self._wake_read, 64)

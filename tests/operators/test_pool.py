@@ -113,9 +113,8 @@ def test_up_shows_the_last_line_of_a_slot_that_never_spoke(configured: Settings)
 
     pool.up(configured, say=quiet)
 
-    with pytest.raises(
-        SupervisorError, match=r"not ready within 1 s: slot 0: no sign of life \(this program was never"
-    ):
+    # supervisord starts them again and again: one of the two may just have gone when it is looked at
+    with pytest.raises(SupervisorError, match=r"not ready within 1 s: .*no sign of life \(this program was never"):
         readiness.wait_until_ready(configured, [0, 1], timeout_s=1, say=quiet)
 
 

@@ -336,14 +336,17 @@ def test_a_slot_at_its_job_limit_retires_only_while_another_is_ready(
     assert slot.verdict.exit is Exit.MAX_JOBS
 
 
-def test_waiting_for_company_is_bounded_and_off_by_default(redis_url: str, client: Client) -> None:
-    backend = Doubler()
-    with RunningSlot(redis_url, backend=backend, max_wait_ms=150.0):
-        ids = []
+def test_jobs_wait_for_company_up_to_the_bound_and_not_at_all_by_default(redis_url: str, client: Client) -> None:
+    waiting, eager = Doubler(), Doubler()
+    with RunningSlot(redis_url, backend=waiting, max_wait_ms=400.0):
+        ids = [one for number in range(5) for one in client.submit(float(number))]
+        outcomes = client.wait(ids)
+    assert len(waiting.batches) < 5, "jobs that came one by one shared a batch"
+    assert max(one.timings.batch_wait_ms for one in outcomes) > 100
+    with RunningSlot(redis_url, backend=eager):
         for number in range(5):
-            ids += client.submit(float(number))
-        client.wait(ids)
-    assert len(backend.batches) < 5, "jobs that came one by one shared a batch"
+            client.wait(client.submit(float(number)))
+    assert len(eager.batches) == 5
 
 
 RAW = ModelSpec(
