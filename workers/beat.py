@@ -86,7 +86,7 @@ class Beat(threading.Thread):
         if silent_s > settings.lease_s + settings.hang_floor_s and self._on_stuck is not None:
             self._on_stuck()
         commands: list[Command] = []
-        pulse_at, frees_place = -1, board.frees_place
+        pulse_at, sweep_at, frees_place = -1, -1, board.frees_place
         if board.model and not is_stuck:
             commands.append(self._queue.move())
         if now >= self._next_beat:
@@ -109,6 +109,7 @@ class Beat(threading.Thread):
                 )
         if board.model and now >= self._next_sweep:
             self._next_sweep = now + settings.lease_s / 2
+            sweep_at = len(commands)
             commands.append(self._queue.sweep(lease_ms=round(settings.lease_s * 1000)))
         if commands:
             replies = self._link.call_all(commands)
@@ -117,7 +118,16 @@ class Beat(threading.Thread):
                     board.frees_place = False  # once: a beat under way must not free the place of the next retirement
                 if board.is_ready and not board.since_ms:
                     board.since_ms = int(replies[pulse_at][0])
+            if sweep_at >= 0 and isinstance(replies[sweep_at], list):
+                self._tell_sweep(*replies[sweep_at])
             self._answer(replies)
+
+    def _tell_sweep(self, returned: int, deleted: int, drift: int) -> None:
+        if returned or drift:
+            log.warning(
+                "swept", model=self._board.model, leases_returned=returned, consumers_deleted=deleted,
+                bytes_corrected=drift, next="returned leases are claimed again; the byte counter is right now",
+            )  # fmt: skip
 
     def _answer(self, replies: list[Any]) -> None:
         for reply in replies:

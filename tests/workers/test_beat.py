@@ -1,0 +1,112 @@
+"""The slot's second thread, ticked by hand with a clock of the test's own, on a real Redis."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from broker import keys, roster, spec
+from broker.connection import Link
+from broker.queue import Queue
+from broker.settings import SlotSettings
+from broker.spec import Limits
+from tests.workers.fakes import MODEL, SPEC, Client
+from workers.beat import Beat
+from workers.board import Board
+
+Make = Callable[..., Beat]
+
+
+@pytest.fixture
+def board() -> Board:
+    board = Board(name="h/0", incarnation="x", pid=os.getpid())
+    board.model, board.state, board.is_ready = MODEL, "ready", True
+    return board
+
+
+@pytest.fixture
+def make(redis_url: str, link: Link, board: Board) -> Iterator[Make]:
+    queue = Queue(MODEL, "h/0.x")
+    queue.ensure_groups(link)
+    spec.publish(link, SPEC, Limits())
+    links = []
+
+    def make(**options: Any) -> Beat:
+        own = Link(redis_url)
+        own.connect()
+        links.append(own)
+        settings = SlotSettings(lease_s=6.0, hang_floor_s=20.0)
+        return Beat(board=board, queue=queue, link=own, settings=settings, clock=lambda: 0.0, **options)
+
+    yield make
+    for own in links:
+        own.close()
+
+
+def test_a_tick_announces_the_slot_and_says_that_it_is_ready(make: Make, board: Board, link: Link) -> None:
+    make().tick(1.0)
+    assert roster.slots(link)["h/0"]["state"] == "ready"
+    assert roster.ready(link, MODEL) == ["h/0"]
+    assert board.since_ms > 0
+
+
+def test_a_loop_that_makes_no_progress_is_not_ready_and_its_leases_are_not_renewed(
+    make: Make, board: Board, redis_url: str, link: Link
+) -> None:
+    client = Client(redis_url)
+    client.submit(1.0)
+    lane = Queue(MODEL, "x").lanes[1]
+    ((_, ((entry, _fields),)),) = link.call(
+        "XREADGROUP", "GROUP", keys.GROUP, "h/0.x", "COUNT", 1, "STREAMS", lane, ">"
+    )
+    board.held[entry] = 1
+    link.call("XCLAIM", lane, keys.GROUP, "h/0.x", 0, entry, "IDLE", 5000, "JUSTID")
+    beat = make()
+    board.progress_at = 1.0
+
+    beat.tick(30.0)
+    ((_, _, idle_ms, _),) = link.call("XPENDING", lane, keys.GROUP, "-", "+", 1)
+    assert roster.ready(link, MODEL) == []
+    assert idle_ms >= 5000
+
+    board.progress_at = 40.0
+    beat.tick(41.0)
+    ((_, consumer, idle_ms, _),) = link.call("XPENDING", lane, keys.GROUP, "-", "+", 1)
+    assert roster.ready(link, MODEL) == ["h/0"]
+    assert (consumer, idle_ms < 5000) == (b"h/0.x", True)
+    client.link.close()
+
+
+def test_a_loop_that_hangs_for_good_ends_the_process(make: Make, board: Board) -> None:
+    ended: list[bool] = []
+    beat = make(on_stuck=lambda: ended.append(True))
+    board.progress_at = 1.0
+    beat.tick(20.0)
+    assert ended == []
+    beat.tick(28.0)
+    assert ended == [True]
+
+
+def test_the_retiring_place_is_freed_once(make: Make, board: Board, link: Link) -> None:
+    board.frees_place = True
+    link.call("ZADD", keys.retiring(MODEL), 1e15, "h/0")
+    beat = make()
+    beat.tick(1.0)
+    assert link.call("ZCARD", keys.retiring(MODEL)) == 0
+    link.call("ZADD", keys.retiring(MODEL), 1e15, "h/0")
+    beat.tick(3.0)
+    assert link.call("ZCARD", keys.retiring(MODEL)) == 1, "the next retirement's own place stays"
+
+
+def test_a_sweep_that_found_something_is_told(make: Make, redis_url: str, link: Link) -> None:
+    client = Client(redis_url)
+    client.submit(1.0)
+    link.call("HINCRBY", keys.counters(MODEL), "bytes", 77)
+    with capture_logs() as said:
+        make().tick(10.0)
+    assert [(one["event"], one["bytes_corrected"]) for one in said] == [("swept", -77)]
+    client.link.close()
