@@ -1,7 +1,8 @@
 """The slot's second thread: announces it, renews its leases, moves delayed jobs, sweeps for dead hosts.
 
 Its own connection, so that a blocked read never stops the beat. It renews leases only while the loop makes progress: a
-slot that hangs loses its leases like one that died. It never claims, settles or touches a payload.
+slot that hangs loses its leases like one that died, and one that hangs for good ends its process. It never claims,
+settles or touches a payload.
 """
 
 from __future__ import annotations

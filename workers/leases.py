@@ -63,9 +63,8 @@ class Leases:
         self._settling: dict[int, tuple[list[Ended], list[Fault]]] = {}  # sent, not answered
         self._sends = 0
         self._unreturned: list[Pair] = []  # to be sent after the reconnect
-        self._worn: set[bytes] = (
-            set()
-        )  # held jobs that one more mark ends: one at a time, so that none dies for another
+        # Held jobs that one more mark ends: one at a time, so that none dies for another.
+        self._worn: set[bytes] = set()
         self._faults: list[Fault] = []  # found at claim time, sent with the next talk
         self._next_ghosts = clock() + lease_s / 2
         self._reconnect_at, self._pause_s = 0.0, FIRST_PAUSE_S
@@ -102,7 +101,7 @@ class Leases:
     def talk(self, ended: list[Ended], faults: list[Fault], *, room_rows: int, is_busy: bool, block_ms: int) -> bool:
         """Sends what ended together with the next claim; blocks for jobs when idle. True when `ended` was taken.
 
-        `room_rows` 0 claims nothing. Nothing is sent while a blocked read is out: Redis would not look at it.
+        `room_rows` 0 claims nothing, `block_ms` 0 does not block. Nothing is sent while a blocked read is out: Redis would not look at it.
         """
         if self.claimer.is_blocked or (self.lost_since is not None and not self._reconnect()):
             return False

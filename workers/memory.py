@@ -5,18 +5,9 @@ from __future__ import annotations
 import ctypes
 import gc
 
-import msgspec
-
 from broker.errors import PenstockError
 
 STATUS = "/proc/self/status"
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """One reading. `device_bytes` is None where nothing trustworthy tells; that is not zero."""
-
-    host_bytes: int
-    device_bytes: int | None
 
 
 def host_bytes() -> int:
