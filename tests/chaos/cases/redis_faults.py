@@ -177,7 +177,15 @@ def full(count: int) -> Seen:
 CASES = (
     Case("Redis restarted", restarted, "restarts", 1, 2, 20),
     Case("Redis kill -9, appendfsync always", killed_always, "kills", 1, 2, 50),
-    Case("Redis kill -9, appendfsync everysec", killed_everysec, "kills", 1, 2, 20, may_lose="at most what the last second brought, when the machine dies too"),
+    Case(
+        "Redis kill -9, appendfsync everysec",
+        killed_everysec,
+        "kills",
+        1,
+        2,
+        20,
+        may_lose="at most what the last second brought, when the machine dies too",
+    ),
     Case("CLIENT KILL every 100 ms", hung_up, "seconds", 2, 10, 60),
     Case("CLIENT PAUSE and DEBUG SLEEP", paused, "rounds", 1, 1, 10),
     Case("SCRIPT FLUSH", scripts_forgotten, "flushes", 2, 10, 100),
