@@ -5,7 +5,7 @@ PACKAGES = broker producer workers operators
 RUN = .venv/bin/python
 STAMP = .venv/.installed
 
-.PHONY: setup demo test test-full check bench clean
+.PHONY: setup demo test test-full check bench chaos soak fuzz clean
 
 setup: $(STAMP)
 
@@ -30,9 +30,21 @@ check: setup
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy --strict $(PACKAGES)
 
+# FUZZ_SECONDS=60 make fuzz; prints the seed and the smallest input that failed
+fuzz: setup
+	@$(RUN) -m tests.fuzz
+
 # make bench QUICK=1 ends within a minute
 bench: setup
 	@$(RUN) -m benchmarks.bench $(if $(QUICK),--quick)
+
+# every fault a pool can meet, under load; QUICK=1 ends within six minutes
+chaos: setup
+	@$(RUN) -m tests.chaos $(if $(QUICK),--quick)
+
+# make soak SECONDS=3600: the full suite again and again, while keys, memory, descriptors and threads must stay flat
+soak: setup
+	@$(RUN) -m tests.chaos.soak $(or $(SECONDS),3600)
 
 clean:
 	@rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

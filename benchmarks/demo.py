@@ -116,7 +116,7 @@ def demo() -> dict[str, Any]:
     artifact = magika.build()
     progress("starting Redis and two slots")
     with running(TOML, model="magika", artifact=artifact, slots=2, retire=RETIRE) as pool:
-        ledger = Ledger(pool.settings.redis_url, pool.model)
+        ledger = Ledger(pool.settings.redis_url_as("admin"), pool.model)
         ledger.start()
         answers, took_s = classify(pool, samples)
         restarts = await_restarts(pool)

@@ -21,7 +21,7 @@ from broker import roster
 from broker.connection import Link
 from broker.errors import SupervisorError
 from broker.settings import Settings, load
-from operators import pool
+from operators import models, pool
 from operators.readiness import wait_until_ready
 from operators.supervisor import Supervisor, is_alive
 
@@ -35,7 +35,7 @@ class Pool:
     def __init__(self, settings: Settings, model: str) -> None:
         self.settings = settings
         self.model = model
-        self.link = Link(settings.redis_url)
+        self.link = Link(settings.redis_url_as("operator"))
         self.link.connect()
         self.supervisor = Supervisor(settings)
         self.pids = {self.supervisor.pid(), self.supervisor.redis().pid}
@@ -84,6 +84,7 @@ def running(file: Path, *, model: str, artifact: Path, slots: int, retire: dict[
         f'[models.{model}]\nartifact = "{artifact}"\nslots = {slots}\nretire = {{ {limits} }}\n'
     )
     settings = load(str(file))
+    models.trust_artifact(artifact, settings.trusted)  # built by whoever runs this
     pool.down(settings, say=_quiet)  # what a run before this one may have left
     shutil.rmtree(folder, ignore_errors=True)
     started: Pool | None = None

@@ -78,9 +78,12 @@ def storm(file: Path, artifact: Path, features: int, *, jobs: int = JOBS) -> Sto
     """Runs it on a pool of its own, written to `file`. Raises PenstockError when the pool cannot be started."""
     x = flood.rows(jobs, features)
     with running(file, model="mlp", artifact=artifact, slots=2, retire=RETIRE) as pool:
-        ledger = Ledger(pool.settings.redis_url, "mlp")
+        ledger = Ledger(pool.settings.redis_url_as("admin"), "mlp")
         ledger.start()
-        with Watch(pool.settings.redis_url, "mlp") as watch, Producer(pool.settings.redis_url) as producer:
+        with (
+            Watch(pool.settings.redis_url_as("operator"), "mlp") as watch,
+            Producer(pool.settings.redis_url) as producer,
+        ):
             started = time.monotonic()
             handles = feed(producer, x)
             took_s = time.monotonic() - started

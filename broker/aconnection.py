@@ -12,42 +12,31 @@ from collections.abc import Sequence
 from typing import Any
 
 import hiredis
-import redis.asyncio
+from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 
+from broker.address import make_async_pool, safe_url, sentinels_of
 from broker.connection import (
-    CONNECT_TIMEOUT_S,
     LOST,
     READ_TIMEOUT_S,
     SCRIPTS,
     Arg,
     Command,
-    _reply_error,
-    safe_url,
+    refused,
 )
 from broker.errors import RedisUnavailable
+from broker.replies import read_error
 
 
 class AsyncLink:
     """A connection to Redis that reconnects only when told to."""
 
     def __init__(self, url: str, *, read_timeout_s: float = READ_TIMEOUT_S) -> None:
-        """`url`: redis://, rediss:// or unix://. Raises RedisUnavailable when the URL is not one of these."""
+        """`url`: redis://, rediss://, unix:// or redis+sentinel://. Raises RedisUnavailable when it is none of these."""
         self.url = url
-        try:
-            pool = redis.asyncio.ConnectionPool.from_url(
-                url,
-                protocol=2,
-                socket_connect_timeout=CONNECT_TIMEOUT_S,
-                retry_on_error=[],
-                health_check_interval=0,
-            )
-        except ValueError as error:
-            raise RedisUnavailable(
-                f"{safe_url(url)!r} is not a Redis URL ({error}); write redis://host:6379 or unix:///path/redis.sock"
-            ) from None
-        self._connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]
+        self._pool = make_async_pool(url)
+        self._connection: Any = self._pool.make_connection()
+        self._sentinels = sentinels_of(self._pool)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._reader: Any = None
         self._read_timeout_s = read_timeout_s
@@ -61,19 +50,22 @@ class AsyncLink:
         await self.close()
         try:
             await self._connection.connect()
+            for sentinel in self._sentinels:
+                await sentinel.aclose()  # asked again only at the next connect
             self._streams = (self._connection._reader, self._connection._writer)
-            self._reader = hiredis.Reader(protocolError=RedisConnectionError, replyError=_reply_error)
-            for reply in await self.call_all([("SCRIPT", "LOAD", source) for source, _ in SCRIPTS.values()]):
-                if isinstance(reply, Exception):
-                    raise reply
-        except LOST:
+            self._reader = hiredis.Reader(protocolError=RedisConnectionError, replyError=read_error)
+            # Asked first, not loaded at once: Redis 6.2 writes each SCRIPT LOAD to its append-only file.
+            if not all(await self.call("SCRIPT", "EXISTS", *(digest for _, digest in SCRIPTS.values()))):
+                await self.reload()
+        except LOST as error:
             await self.close()
+            # redis-py counts refusals among the lost, and its asyncio half wraps them too
+            if any(isinstance(one, AuthenticationError | AuthorizationError) for one in (error, error.__cause__)):
+                raise refused(self.url, error) from None
             raise
         except RedisError as error:
             await self.close()
-            raise RedisUnavailable(
-                f"Redis at {safe_url(self.url)} refused us: {error}; check its URL and ACL"
-            ) from None
+            raise refused(self.url, error) from None
 
     async def connect_within(self, seconds: float) -> None:
         """Connects, trying again with back-off and jitter for `seconds`. Raises RedisUnavailable at their end."""
@@ -111,7 +103,8 @@ class AsyncLink:
         return reply
 
     async def call_all(self, commands: Sequence[Command]) -> list[Any]:
-        """One round trip; error replies are returned, not raised."""
+        """One round trip; error replies are returned, not raised. A server that may not serve now is as good as away: that is
+        raised as one of LOST."""
         if self._streams is None:
             raise RedisConnectionError("not connected")
         incoming, outgoing = self._streams
@@ -123,6 +116,8 @@ class AsyncLink:
             while len(replies) < len(commands):
                 reply = reader.gets()
                 if reply is not False:
+                    if isinstance(reply, RedisConnectionError):
+                        raise reply
                     replies.append(reply)
                     continue
                 async with asyncio.timeout(self._read_timeout_s):
@@ -136,5 +131,7 @@ class AsyncLink:
         return replies
 
     async def reload(self) -> None:
-        """Loads all scripts again, when the server has forgotten them."""
-        await self.call_all([("SCRIPT", "LOAD", source) for source, _ in SCRIPTS.values()])
+        """Loads all scripts again, when the server has forgotten them. Raises ResponseError when it takes one not."""
+        for reply in await self.call_all([("SCRIPT", "LOAD", source) for source, _ in SCRIPTS.values()]):
+            if isinstance(reply, Exception):
+                raise reply

@@ -7,7 +7,6 @@ Not a pool and not a client: the slot must know when a command was sent and when
 from __future__ import annotations
 
 import random
-import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,14 +15,19 @@ from importlib import resources
 from typing import Any, TypeAlias
 
 import hiredis
-import redis
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError as NoPermissionError
 from redis.exceptions import NoScriptError as NoScriptError
 from redis.exceptions import ResponseError as ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from broker.errors import RedisUnavailable
+from broker.address import make_pool, sentinels_of
+from broker.address import safe_url as safe_url
+from broker.errors import RedisRefused, RedisUnavailable
+from broker.replies import is_missing_group as is_missing_group
+from broker.replies import is_out_of_memory as is_out_of_memory
+from broker.replies import read_error
 
 Arg: TypeAlias = str | bytes | int | float | memoryview
 Command: TypeAlias = Sequence[Arg]
@@ -31,13 +35,6 @@ Command: TypeAlias = Sequence[Arg]
 # What a lost connection looks like; everything else from Redis is an answer.
 LOST = (RedisConnectionError, RedisTimeout, OSError)
 
-# A server that starts, follows or was demoted: as good as away, and worth coming back to.
-# Searched for anywhere, because 6.2 wraps what a command inside a script answered.
-_NOT_NOW = re.compile(
-    r"\b(LOADING|READONLY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|NOREPLICAS|BUSY Redis|UNBLOCKED force)\b"
-)
-
-CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 5.0
 _WITH_FINISH = ("settle", "fail", "claim", "cancel")
 
@@ -64,44 +61,29 @@ def evalsha(name: str, keys: Sequence[Arg], args: Iterable[Arg]) -> list[Arg]:
     return ["EVALSHA", SCRIPTS[name][1], len(keys), *keys, *args]
 
 
-def safe_url(url: str) -> str:
-    """`url` without its password, for messages."""
-    head, at, tail = url.rpartition("@")
-    return f"{head.partition('//')[0]}//***@{tail}" if at else url
-
-
-def _reply_error(text: str) -> RedisError:
-    """hiredis gives the error's text; redis-py's classes name the ones that matter to us."""
-    if text.startswith("NOSCRIPT"):
-        return NoScriptError(text)
-    if _NOT_NOW.search(text):
-        return RedisConnectionError(text)
-    return ResponseError(text)
+def refused(url: str, error: object) -> RedisRefused:
+    """The error of a user whom Redis does not let in, or not do what its program must."""
+    return RedisRefused(
+        f"Redis at {safe_url(url)} refused us: {error}; check the user and password in its URL, and that user's ACL "
+        "(docs/security.md)"
+    )
 
 
 class Link:
     """A connection to Redis that reconnects only when told to."""
 
-    def __init__(self, url: str, *, read_timeout_s: float = READ_TIMEOUT_S) -> None:
-        """`url`: redis://, rediss:// or unix://. Raises RedisUnavailable when the URL is not one of these."""
+    def __init__(self, url: str, *, read_timeout_s: float = READ_TIMEOUT_S, has_scripts: bool = True) -> None:
+        """`url`: redis://, rediss://, unix:// or redis+sentinel://. Raises RedisUnavailable when it is none of these.
+
+        `has_scripts` False is for who only reads, and may not load any.
+        """
         self.url = url
-        try:
-            pool = redis.ConnectionPool.from_url(
-                url,
-                protocol=2,
-                socket_timeout=read_timeout_s,
-                socket_connect_timeout=CONNECT_TIMEOUT_S,
-                retry=None,
-                retry_on_error=[],
-                health_check_interval=0,
-            )
-        except ValueError as error:
-            raise RedisUnavailable(
-                f"{safe_url(url)!r} is not a Redis URL ({error}); write redis://host:6379 or unix:///path/redis.sock"
-            ) from None
+        self._has_scripts = has_scripts
         # redis-py finds the server (address, TLS, AUTH, SELECT); the bytes then go straight through hiredis, because
         # its per-command bookkeeping costs as much as the round trip.
+        pool = make_pool(url, read_timeout_s=read_timeout_s)
         self._connection: Any = pool.make_connection()
+        self._sentinels = sentinels_of(pool)
         self._socket: socket.socket | None = None
         self._reader: Any = None
         self._buffer = bytearray(1 << 18)
@@ -114,20 +96,21 @@ class Link:
         self.close()
         try:
             self._connection.connect()
+            for sentinel in self._sentinels:
+                sentinel.close()  # asked again only at the next connect
             self._socket = self._connection._sock
-            self._reader = hiredis.Reader(protocolError=RedisConnectionError, replyError=_reply_error)
+            self._reader = hiredis.Reader(protocolError=RedisConnectionError, replyError=read_error)
             # Asked first, not loaded at once: Redis 6.2 writes each SCRIPT LOAD to its append-only file.
-            known = self.call("SCRIPT", "EXISTS", *(digest for _, digest in SCRIPTS.values()))
-            if not all(known):
+            if self._has_scripts and not all(
+                self.call("SCRIPT", "EXISTS", *(digest for _, digest in SCRIPTS.values()))
+            ):
                 self.reload()
         except RedisError as error:
             self.close()
             is_refusal = isinstance(error, AuthenticationError | AuthorizationError | ResponseError)
             if isinstance(error, LOST) and not is_refusal:
                 raise
-            raise RedisUnavailable(
-                f"Redis at {safe_url(self.url)} refused us: {error}; check its URL and ACL"
-            ) from None
+            raise refused(self.url, error) from None
         except OSError:
             self.close()
             raise
@@ -225,6 +208,14 @@ class Link:
                 replies.append(error)
         return replies
 
+    def run_all(self, commands: Sequence[Command]) -> list[Any]:
+        """As `call_all`, for commands that may be repeated: all are sent again when the server had forgotten a script."""
+        replies = self.call_all(commands)
+        if any(isinstance(reply, NoScriptError) for reply in replies):
+            self.reload()
+            replies = self.call_all(commands)
+        return replies
+
     def script(self, name: str, keys: Sequence[Arg], args: Iterable[Arg]) -> Any:
         """Runs a script; loads it again when the server has forgotten it (SCRIPT FLUSH, failover)."""
         command = evalsha(name, keys, args)
@@ -235,15 +226,7 @@ class Link:
             return self.call(*command)
 
     def reload(self) -> None:
-        """Loads all scripts again."""
-        self.call_all([("SCRIPT", "LOAD", source) for source, _ in SCRIPTS.values()])
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Redis refused a write because it is at maxmemory."""
-    return isinstance(error, ResponseError) and ("OOM" in str(error) or "maxmemory" in str(error))
-
-
-def is_missing_group(error: BaseException) -> bool:
-    """Whether streams or their group are gone (FLUSHALL, a new server)."""
-    return isinstance(error, ResponseError) and ("NOGROUP" in str(error) or "UNBLOCKED the stream key" in str(error))
+        """Loads all scripts again. Raises ResponseError when the server takes one not."""
+        for reply in self.call_all([("SCRIPT", "LOAD", source) for source, _ in SCRIPTS.values()]):
+            if isinstance(reply, ResponseError):
+                raise reply

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from broker import acl
 from broker.errors import ConfigError, RedisUnavailable
 from broker.settings import Settings
 
@@ -67,8 +68,23 @@ def find_server(environ: Mapping[str, str] = os.environ) -> Path:
     )
 
 
-def render(*, socket_path: Path, folder: Path, max_memory_mb: int, is_durable: bool = True) -> str:
-    """The text of redis.conf. `is_durable` keeps an append-only file; without it a restart is empty."""
+def render(
+    *,
+    socket_path: Path,
+    folder: Path,
+    max_memory_mb: int,
+    is_durable: bool = True,
+    fsync: str = "everysec",
+    users: Path | None = None,
+) -> str:
+    """The text of redis.conf. `is_durable` keeps an append-only file; without it a restart is empty.
+
+    `fsync`: when that file is synced, everysec or always (before each answer).
+    `users` is the file with the roles' rights; without it everybody may do everything.
+    """
+    roles = (
+        f"\n# Who may do what; written from configs/redis.acl.\naclfile {_quoted(users)}\n" if users is not None else ""
+    )
     return f"""\
 # Written by penstock at every start of the server; edits are lost. Settings come from pool.toml.
 port 0
@@ -87,7 +103,7 @@ maxmemory-policy noeviction
 
 # A crash of redis-server loses nothing that was acknowledged, a crash of the machine at most about a second.
 appendonly {"yes" if is_durable else "no"}
-appendfsync everysec
+appendfsync {fsync}
 save ""
 
 # Large values are freed beside the command thread.
@@ -95,7 +111,7 @@ lazyfree-lazy-eviction yes
 lazyfree-lazy-expire yes
 lazyfree-lazy-server-del yes
 lazyfree-lazy-user-del yes
-"""
+{roles}"""
 
 
 def serve(settings: Settings, *, supervisor_pid: int | None = None) -> None:
@@ -108,6 +124,7 @@ def serve(settings: Settings, *, supervisor_pid: int | None = None) -> None:
     binary = find_server()
     folder = settings.var / "redis"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.chmod(0o700)  # jobs lie in it, and who may do what
     settings.runtime.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = take_lock(lock_path(settings))
     if lock is None:
@@ -120,11 +137,19 @@ def serve(settings: Settings, *, supervisor_pid: int | None = None) -> None:
     config = folder / "redis.conf"
     config.write_text(
         render(
-            socket_path=settings.runtime / "redis.sock", folder=folder, max_memory_mb=settings.redis.max_memory_mb
+            socket_path=settings.runtime / "redis.sock", folder=folder, max_memory_mb=settings.redis.max_memory_mb,
+            fsync=settings.redis.fsync, users=_write_users(folder, binary),
         )
     )  # fmt: skip
     os.set_inheritable(lock, True)
     os.execv(binary, [str(binary), str(config)])
+
+
+def _write_users(folder: Path, server: Path) -> Path:
+    """users.acl in `folder`, for a server of that binary's version."""
+    path = folder / "users.acl"
+    path.write_text(acl.users_file(acl.version_of(server)))
+    return path
 
 
 def lock_path(settings: Settings) -> Path:
@@ -157,12 +182,13 @@ def die_with_parent(parent_pid: int) -> None:
 @contextmanager
 def temporary_server(
     folder: str | os.PathLike[str], *, binary: str | os.PathLike[str] | None = None,
-    is_durable: bool = False, max_memory_mb: int = 1024,
+    is_durable: bool = False, fsync: str = "everysec", max_memory_mb: int = 1024, has_roles: bool = False,
 ) -> Iterator[str]:  # fmt: skip
     """A redis-server of its own for tests, benchmarks and the in-process pool; yields its unix:// URL.
 
     Its data lies in `folder`, its socket too unless that path is too long. It ends with the block, and with the process
-    that started it when that was the main thread. Raises RedisUnavailable when it does not come up.
+    that started it when that was the main thread. `has_roles` gives it the users of configs/redis.acl, as `penstock up`
+    does; else whoever connects may do everything. Raises RedisUnavailable when it does not come up.
     """
     server = Path(binary) if binary is not None else find_server()
     home = Path(folder).absolute()
@@ -173,7 +199,10 @@ def temporary_server(
     socket_path = Path(short or home) / "redis.sock"
     config, log = home / "redis.conf", home / "redis.log"
     config.write_text(
-        render(socket_path=socket_path, folder=home, max_memory_mb=max_memory_mb, is_durable=is_durable)
+        render(
+            socket_path=socket_path, folder=home, max_memory_mb=max_memory_mb, is_durable=is_durable,
+            fsync=fsync, users=_write_users(home, server) if has_roles else None,
+        )
     )  # fmt: skip
     command = [str(server), str(config)]
     # PDEATHSIG follows the thread: bound to a short-lived one, the server would end with it.

@@ -70,6 +70,15 @@ class SubmitUnknown(PenstockError):
         self.job_id = job_id
 
 
+class SubmitNotDurable(SubmitUnknown):
+    """Raised with durability="fsync" when jobs are queued and Redis did not prove in time that they are on its disk.
+
+    They run unless Redis' machine fails now; `accepted` holds their handles. Submitting again would queue them twice.
+    """
+
+    retryable = False
+
+
 # --- waiting for a result -------------------------------------------------------------------
 
 
@@ -94,7 +103,7 @@ class JobFailed(PenstockError):
 
 
 class JobDead(JobFailed):
-    """Raised when the job was given up: retries exhausted or engines died under it."""
+    """Raised when the job was given up: retries exhausted, engines died under it, or it does not fit the device."""
 
 
 class JobExpired(JobFailed):
@@ -105,6 +114,10 @@ class JobCancelled(JobFailed):
     """Raised when the job was cancelled."""
 
 
+class UnknownLetter(PenstockError):
+    """Raised when no dead letter has that id: it was replayed, dropped or pushed out, or the job never died."""
+
+
 # --- the pool's own --------------------------------------------------------------------------
 
 
@@ -112,6 +125,12 @@ class RedisUnavailable(PenstockError):
     """Raised when Redis cannot be reached or refuses us; the text names the address and the mend."""
 
     retryable = True
+
+
+class RedisRefused(RedisUnavailable):
+    """Raised when Redis is there and refuses our user: a wrong password, or a right its ACL does not give."""
+
+    retryable = False
 
 
 class DecodeError(PenstockError):

@@ -12,17 +12,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoPermissionError, NoScriptError
 
 from broker import keys
 from broker.codec import STATUS_MASK
 from broker.connection import Arg, Command, evalsha, is_out_of_memory
 from broker.errors import (
+    DecodeError,
     InvalidInput,
     KeyConflict,
     PayloadTooLarge,
     PenstockError,
     QueueFull,
+    RedisRefused,
     RedisUnavailable,
     StaleRequest,
     UnknownModel,
@@ -33,7 +35,7 @@ from broker.spec import Limits
 
 CHUNK_JOBS = 256
 CHUNK_BYTES = 1 << 20
-FIND_LIMIT_BYTES = 4 << 20  # a queue that holds more is not searched for an id: it would hold Redis up
+FIND_ENTRIES, FIND_BYTES = 2_000, 4 << 20  # what one page of a search may read while Redis serves nobody else
 OOM_RETRY_AFTER_S = 1.0
 # Redis 6.2 cuts a BLPOP timeout to whole milliseconds, and 0 blocks for ever: 1 ms stalled now and then [M], 5 ms cannot.
 MIN_BLOCK_S = 0.005
@@ -50,6 +52,7 @@ class Answer(msgspec.Struct, frozen=True):
     retry_after_ms: int
     detail: str
     duplicates: dict[int, str]  # index in the chunk -> id of the job queued earlier under the same key
+    doubt: str = ""  # why it is not proven to be on disk, where that was asked for
 
     def entry(self, index: int) -> str:
         """Entry id of the chunk's job: ids run first, first+1, ... over the jobs added. '' for one not in a lane."""
@@ -67,19 +70,6 @@ class Answer(msgspec.Struct, frozen=True):
     def of(self, offset: int, count: int) -> Answer:
         """The answer as it concerns a part of the chunk: `ok` when that was accepted whole."""
         return msgspec.structs.replace(self, code="ok") if self.accepted >= offset + count else self
-
-
-class Found(msgspec.Struct, frozen=True):
-    """Where a search found a job: wire number of the lane (1-3) and entry; lane 0 when it was not in any."""
-
-    lane: int
-    entry: str
-    outcome: bytes | None
-    is_delayed: bool
-
-    @property
-    def is_anywhere(self) -> bool:
-        return self.lane > 0 or self.is_delayed or self.outcome is not None
 
 
 class Numbers:
@@ -161,8 +151,13 @@ class Intake:
 
     def read_submit(self, reply: bytes) -> Answer:
         """Reads the reply of `submit`."""
-        code, first, accepted, retry_ms, detail, flat = _answer.decode(reply)
-        return Answer(code, first, accepted, retry_ms, detail, dict(zip(flat[::2], flat[1::2], strict=True)))
+        try:
+            code, first, accepted, retry_ms, detail, flat = _answer.decode(reply)
+            return Answer(code, first, accepted, retry_ms, detail, dict(zip(flat[::2], flat[1::2], strict=True)))
+        except (msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
+            raise DecodeError(
+                f"the answer to a submit is garbled: {error}; find out who else writes to Redis"
+            ) from None
 
     def refusal(self, answer: Answer, limits: Limits) -> PenstockError:
         """The error of an answer that is not `ok`; its text says the mend."""
@@ -210,7 +205,7 @@ class Intake:
                 "shorten result_ttl_s, or raise redis.max_memory_mb",
                 retry_after_s=OOM_RETRY_AFTER_S,
             )
-        return RedisUnavailable(f"Redis refused a command: {error}; see `penstock doctor`")
+        return denied(error) or RedisUnavailable(f"Redis refused a command: {error}; see `penstock doctor`")
 
     def newest_ready(self) -> list[Command]:
         """Two commands: Redis' time, and the slot of the model that stays ready longest."""
@@ -262,27 +257,13 @@ class Intake:
         """Stored outcomes, None where there is none."""
         return ["MGET", *(keys.result(self.model, job_id) for job_id in job_ids)]
 
-    def queued_bytes(self) -> Command:
-        """Bytes of all queued jobs, to be asked before `find`."""
-        return ["HGET", keys.counters(self.model), "bytes"]
+    def find(self, job_id: str, lane: int, cursor: str) -> Command:
+        """Searches one page of a lane (1-3) for a job, from `-` or the cursor before on; see `search`."""
+        return evalsha("find", [self._lanes[lane - 1]], [job_id, cursor, FIND_ENTRIES, FIND_BYTES])
 
-    def find(self, job_id: str) -> list[Command]:
-        """Searches all lanes for a job whose entry is not known, in one transaction. Only for small queues."""
-        model = self.model
-        return [
-            ("MULTI",), ("GET", keys.result(model, job_id)), ("ZSCORE", keys.delayed(model), job_id),
-            *(("XRANGE", lane, "-", "+") for lane in self._lanes), ("EXEC",),
-        ]  # fmt: skip
-
-    def read_find(self, job_id: str, replies: Sequence[Any]) -> Found:
-        """Reads the replies of `find`."""
-        outcome, score, *lanes = replies[-1]
-        for number, entries in enumerate(lanes, 1):
-            for entry, fields in entries:
-                blob = fields[1]
-                if blob[16 : 16 + blob[2]].decode(errors="replace") == job_id:
-                    return Found(number, entry.decode(), outcome, False)
-        return Found(0, "", outcome, score is not None)
+    def read_find(self, reply: Sequence[bytes]) -> tuple[str, str]:
+        """(entry, cursor): the entry '' when it was not in this page, the cursor '' when there is no page behind it."""
+        return reply[0].decode(), reply[1].decode()
 
     # --- waiting ----------------------------------------------------------------------------
 
@@ -315,6 +296,15 @@ class Intake:
         ages = [now_ms - int(lane[0][0].partition(b"-")[0]) for lane in replies[6:9] if lane]
         oldest = f"the oldest is {max(ages) / 1000:.1f} s old" if ages else "none waits"
         return f"depth {depth}, {oldest}, {slots} {'slot' if slots == 1 else 'slots'} ready"
+
+
+def denied(error: object) -> RedisRefused | None:
+    """The error of a user whose ACL lacks a right; None when it is something else."""
+    if not isinstance(error, NoPermissionError):
+        return None
+    return RedisRefused(
+        f"Redis refused us: {error}; give the user of redis.url the rights of `producer` (docs/security.md)"
+    )
 
 
 def has_forgotten(replies: Sequence[Any]) -> bool:

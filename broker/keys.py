@@ -10,7 +10,7 @@ Keys of one model share the hash tag {model}, so a script may touch them togethe
 | result                   | string | settle, fail, cancel | the job's result_ttl_s                    |
 | reply                    | list   | settle, fail, cancel | REPLY_TTL_MS; capped at REPLY_CAP         |
 | watchers                 | hash   | watch                | WATCH_TTL_MS after the last watch         |
-| dead                     | stream | fail                 | permanent; bounded by count and bytes     |
+| dead                     | stream | fail, replay, drop   | permanent; bounded by count and bytes     |
 | requests                 | hash   | submit               | REQUESTS_TTL_MS after the last submit     |
 | dedupe                   | string | submit               | DEDUPE_TTL_MS                             |
 | spec                     | hash   | slot, operators      | permanent                                 |
@@ -19,12 +19,16 @@ Keys of one model share the hash tag {model}, so a script may touch them togethe
 | retiring                 | zset   | slot                 | permanent; members expire by score        |
 | due                      | zset   | slot                 | permanent; members leave when not ready   |
 | wanted                   | hash   | operators            | permanent; host -> slots of the model     |
+| caps                     | hash   | slot                 | permanent; members leave after FORGET_MS  |
 | slots                    | zset   | slot                 | permanent; members expire by score        |
 | slot                     | hash   | slot                 | SLOT_TTL_MS after the last beat           |
 | assignment               | hash   | operators            | permanent; slot number -> assignment      |
 | restarts                 | hash   | slot                 | permanent; slot:reason -> count           |
 | exits                    | stream | slot                 | permanent; bounded by count               |
 | models                   | set    | slot, operators      | permanent                                 |
+| agent                    | hash   | agent                | AGENT_TTL_MS after the last beat          |
+| overlap                  | hash   | slot, agent          | permanent; slot number -> request         |
+| events                   | stream | agent                | permanent; bounded by count               |
 """
 
 from __future__ import annotations
@@ -43,12 +47,14 @@ DEDUPE_TTL_MS = 24 * 3_600_000
 MOVED_TTL_MS = 3_600_000
 SLOT_TTL_MS = 10_000
 EXITS_CAP = 1_000
+AGENT_TTL_MS = 5_000
+EVENTS_CAP = 10_000
 REQUEST_WINDOW = 128
 
 # Prefix of every key that may live without a TTL; the key-leak check in tests reads this.
 PERMANENT = (
     "lane", "delayed", "dead", "spec", "counters", "stored", "ready", "failing", "retiring", "due", "wanted",
-    "slots", "assignment", "restarts", "exits", "models",
+    "slots", "assignment", "restarts", "exits", "models", "overlap", "events", "caps",
 )  # fmt: skip
 
 
@@ -131,6 +137,11 @@ def wanted(model: str) -> str:
     return of_model(model) + "wanted"
 
 
+def caps(model: str) -> str:
+    """Hash of `device|dims` -> learned row cap and the Redis ms of learning it."""
+    return of_model(model) + "caps"
+
+
 def slots() -> str:
     return POOL + "slots"
 
@@ -153,6 +164,19 @@ def exits() -> str:
 
 def models() -> str:
     return POOL + "models"
+
+
+def agent(host: str) -> str:
+    return f"{POOL}agent:{host}"
+
+
+def overlap(host: str) -> str:
+    """Hash of slot number -> the request of a slot that shall be replaced by a spare."""
+    return f"{POOL}overlap:{host}"
+
+
+def events() -> str:
+    return POOL + "events"
 
 
 def is_permanent(key: str) -> bool:

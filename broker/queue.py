@@ -5,6 +5,7 @@ No I/O here: the slot sends the commands over its Link and may have several unde
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Literal
@@ -21,12 +22,15 @@ DEAD_CAP = 10_000
 LOWEST_FIRST_EVERY = 8  # every 8th claim starts at the lowest lane, so that none starves
 TAKE_OVER_AT_ONCE = 500
 RECOUNT_BELOW = 2_000
+MOST_MARKS = 3  # a job under which so many engines or slots died is dead; claim.lua has it too
+
+_META = re.compile(rb"(\d{1,20}) (\d{1,20}) (\d{1,20})")  # deadline, attempt, first submit; finish.lua reads it too
 
 Fate = Literal["retry", "failed", "dead", "expired"]
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
-    """One claimed entry that could not be decoded: enough to fail it by name."""
+    """One claimed entry that could not be decoded, or must not be: enough to fail it by name."""
 
     lane: int
     entry: bytes
@@ -35,6 +39,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     ttl_s: int
     attempt: int
     error: str
+    reason: str = "undecodable"
 
 
 class Claimed(msgspec.Struct, frozen=True):
@@ -120,7 +125,10 @@ class Queue:
         broken: list[Lease] = []
         for at in range(0, len(returned), 4):
             lane, deliveries, entry, fields = returned[at : at + 4]
-            self._decode(lane - 1, entry, fields, deliveries, jobs, broken)
+            if deliveries > MOST_MARKS:  # not touched any more: it may be the decoding that kills
+                broken.append(self._worn_out(lane - 1, entry, fields, deliveries))
+            else:
+                self._decode(lane - 1, entry, fields, deliveries, jobs, broken)
         for lane, entries in enumerate(lanes):
             for entry, fields in entries:
                 self._decode(lane, entry, fields, 1, jobs, broken)
@@ -147,12 +155,9 @@ class Queue:
     def _decode(
         self, lane: int, entry: bytes, fields: list[bytes], deliveries: int, jobs: list[Job], broken: list[Lease]
     ) -> None:
-        attempt, deadline_ms = 1, 0
-        if len(fields) > 2:
-            deadline, tries, submitted = fields[3].split()
-            attempt, deadline_ms, submitted_ms = int(tries), int(deadline), int(submitted)
-        else:
-            submitted_ms = int(entry.partition(b"-")[0])
+        attempt, deadline_ms, submitted_ms = 1, 0, int(entry.partition(b"-")[0])
+        if len(fields) > 2 and (meta := _META.fullmatch(fields[3])):  # else as if there were none, as in finish.lua
+            deadline_ms, attempt, submitted_ms = int(meta[1]), min(int(meta[2]), 255), int(meta[3])
         blob = fields[1]
         try:
             jobs.append(
@@ -162,11 +167,13 @@ class Queue:
                 )
             )  # fmt: skip
         except DecodeError as error:
-            try:
-                job_id, ttl_s, is_stored = codec.read_head(blob)
-            except DecodeError:
-                job_id, ttl_s, is_stored = "unreadable-0", 0, False
+            job_id, ttl_s, is_stored = _head(blob)
             broken.append(Lease(lane, entry, deliveries, job_id, ttl_s if is_stored else 0, attempt, str(error)))
+
+    def _worn_out(self, lane: int, entry: bytes, fields: list[bytes], deliveries: int) -> Lease:
+        job_id, ttl_s, is_stored = _head(fields[1])
+        error = f"{deliveries - 1} slots or engines died while they held this job"
+        return Lease(lane, entry, deliveries, job_id, ttl_s if is_stored else 0, 1, error, "crash_marks")
 
     # --- ending -----------------------------------------------------------------------------
 
@@ -223,6 +230,11 @@ class Queue:
         """Asks for the ids Redis believes this consumer holds, a command per lane."""
         return [("XPENDING", lane, keys.GROUP, "-", "+", count, self.consumer) for lane in self.lanes]
 
+    def own_leases(self, held: int) -> list[Command]:
+        """As `pending`, for `held` leases and more, behind a write that changes nothing and passes at maxmemory: its answer is
+        an error where nothing can be written."""
+        return [("PERSIST", keys.counters(self.model)), *self.pending(2000 + held)]
+
     def take_over(self, link: Link, dead_consumers: Sequence[str], *, marks: int) -> int:
         """Returns all leases of consumers proven dead, then deletes them. The number of leases returned."""
         total = 0
@@ -241,13 +253,16 @@ class Queue:
                 names.update(consumer[1].decode() for consumer in reply)
         return names - {keys.RETURNED}
 
-    def sweep(self, *, lease_ms: int, most: int = 500) -> Command:
-        """Returns leases nobody renews; the reply is [returned, consumers deleted, bytes the counter was off by]."""
+    def sweep(self, *, lease_ms: int, most: int = 500, is_recounting: bool = True) -> Command:
+        """Returns leases nobody renews; the reply is [returned, consumers deleted, bytes the counter was off by].
+
+        `is_recounting` also reads a short queue whole, to put the byte counter right.
+        """
         model = self.model
         return evalsha(
             "sweep",
             [*self.lanes, keys.counters(model), keys.delayed(model), keys.delayed_bodies(model)],
-            [lease_ms, most, RECOUNT_BELOW],
+            [lease_ms, most, RECOUNT_BELOW if is_recounting else -1],
         )
 
     def move(self, most: int = 200) -> Command:
@@ -264,6 +279,14 @@ class Queue:
         model = self.model
         return evalsha(
             "retire",
-            [keys.ready(model), keys.retiring(model), keys.failing(model), keys.wanted(model), keys.due(model)],
-            [slot, place_ttl_ms, overdue_ms],
+            [keys.ready(model), keys.retiring(model), keys.failing(model), keys.due(model)],
+            [slot, place_ttl_ms, overdue_ms, keys.wanted(model)],
         )
+
+
+def _head(blob: bytes) -> tuple[str, int, bool]:
+    """Id, result_ttl_s and whether the result is stored, of a job whose bytes may be garbled."""
+    try:
+        return codec.read_head(blob)
+    except DecodeError:
+        return "unreadable-0", 0, False

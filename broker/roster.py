@@ -6,6 +6,7 @@ Commands travel through `wanted` and `assignment`; nothing here touches a payloa
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -33,6 +34,17 @@ class Exit(msgspec.Struct, frozen=True):
     detail: str
     jobs: int
     at_ms: int
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One thing the agent saw or did, at Redis' time. `pid` is 0 where none belongs to it."""
+
+    at_ms: int
+    host: str
+    slot: str  # its name, or another program's of supervisord.conf
+    kind: str
+    detail: str
+    pid: int
 
 
 def slot_name(host: str, number: int) -> str:
@@ -68,6 +80,51 @@ def exits(link: Link, count: int = 200) -> list[Exit]:
     return found
 
 
+def record_event(link: Link, host: str, slot: str, kind: str, *, detail: str = "", pid: int = 0) -> None:
+    """Keeps one event of a host. Raises ResponseError when Redis is full."""
+    link.call(
+        "XADD", keys.events(), "MAXLEN", "~", keys.EVENTS_CAP, "*",
+        "host", host, "slot", slot, "kind", kind, "detail", detail[:500], "pid", pid,
+    )  # fmt: skip
+
+
+def events(link: Link, count: int = 200) -> list[Event]:
+    """The newest events of all hosts, newest first."""
+    found = []
+    for entry, fields in link.call("XREVRANGE", keys.events(), "+", "-", "COUNT", count):
+        row = _strings(fields)
+        at_ms = int(entry.partition(b"-")[0])
+        found.append(Event(at_ms, row["host"], row["slot"], row["kind"], row["detail"], int(row["pid"])))
+    return found
+
+
+def beat_agent(link: Link, host: str, state: dict[str, str | int]) -> tuple[int, bool]:
+    """The agent's sign of life: Redis' time in ms, and whether the one before was still known."""
+    args: list[Any] = [keys.AGENT_TTL_MS]
+    for field, value in state.items():
+        args += (field, value)
+    now_ms, was_known = link.script("agent", [keys.agent(host)], args)
+    return int(now_ms), bool(was_known)
+
+
+def agent(link: Link, host: str) -> dict[str, str]:
+    """What the agent of a host last said of itself; empty when none lives."""
+    return _strings(link.call("HGETALL", keys.agent(host)))
+
+
+def last_beats(link: Link) -> dict[str, int]:
+    """Name of each slot known -> Redis time of its last announcement in ms; outlives the slot's own key."""
+    flat = link.call("ZRANGE", keys.slots(), 0, -1, "WITHSCORES")
+    return {flat[at].decode(): int(float(flat[at + 1])) - FORGET_SLOT_MS for at in range(0, len(flat), 2)}
+
+
+def forget_slot(link: Link, name: str, model: str) -> None:
+    """Takes a slot that has ended and serves nothing any more out of every list, at once."""
+    lists = (keys.ready, keys.failing, keys.retiring, keys.due)
+    commands: list[Command] = [("DEL", keys.slot(name)), ("ZREM", keys.slots(), name)]
+    link.call_all([*commands, *(("ZREM", key(model), name) for key in lists)])
+
+
 def restarts(link: Link) -> Counter[str]:
     """slot:reason -> count, since the pool's Redis began."""
     row = _strings(link.call("HGETALL", keys.restarts()))
@@ -76,7 +133,11 @@ def restarts(link: Link) -> Counter[str]:
 
 def slots(link: Link) -> dict[str, dict[str, str]]:
     """name -> state of every slot known; a slot that beats no more has an empty state."""
-    names = [name.decode() for name in link.call("ZRANGE", keys.slots(), 0, -1)]
+    return states(link, [name.decode() for name in link.call("ZRANGE", keys.slots(), 0, -1)])
+
+
+def states(link: Link, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """name -> state of these slots; empty for one that beats no more."""
     replies = link.call_all([("HGETALL", keys.slot(name)) for name in names])
     return {name: _strings(reply) for name, reply in zip(names, replies, strict=True)}
 
@@ -86,6 +147,12 @@ def ready(link: Link, model: str) -> list[str]:
     seconds, micros = link.call("TIME")
     now_ms = int(seconds) * 1000 + int(micros) // 1000
     return [name.decode() for name in link.call("ZRANGEBYSCORE", keys.ready(model), f"({now_ms}", "+inf")]
+
+
+def ready_of(link: Link, models: Sequence[str], now_ms: int) -> dict[str, frozenset[str]]:
+    """model -> names of its slots that are ready at Redis time `now_ms`, in one round trip."""
+    replies = link.call_all([("ZRANGEBYSCORE", keys.ready(model), f"({now_ms}", "+inf") for model in models])
+    return {model: frozenset(map(bytes.decode, names)) for model, names in zip(models, replies, strict=True)}
 
 
 def models(link: Link) -> list[str]:

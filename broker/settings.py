@@ -11,12 +11,15 @@ import socket
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from broker.errors import ConfigError
 from broker.spec import Limits
+
+if TYPE_CHECKING:
+    from broker.acl import Role
 
 ENV_CONFIG = "PENSTOCK_CONFIG"
 ENV_REDIS_URL = "PENSTOCK_REDIS_URL"
@@ -31,6 +34,7 @@ class RedisSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     url: str = ""
     connect_s: float = 10.0
     max_memory_mb: int = 4096  # of the embedded server; noeviction always
+    fsync: Literal["everysec", "always"] = "everysec"  # of the embedded server's append-only file
 
 
 class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,6 +43,7 @@ class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     var_dir: str = "var"
     most_slots: int = 8
     host: str = ""  # empty: the machine's hostname
+    trusted: str = "configs/trusted.txt"  # digests of artifacts that may run code when they are loaded
 
 
 class SlotSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,7 +54,8 @@ class SlotSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     block_ms: int = 1000  # Redis reads wait at most this long; stays under the socket timeout
     drain_s: float = 30.0
     load_timeout_s: float = 600.0
-    hang_floor_s: float = 60.0  # an engine silent for longer is killed
+    hang_floor_s: float = 60.0  # an engine silent for longer, and for hang_factor times its usual time, is killed
+    hang_factor: float = 20.0  # times the p99 of the batch's size
     read_ahead_max_ms: float = 500.0  # a slot whose batches take longer claims nothing ahead
     max_wait_ms: float = 0.0  # upper bound of waiting for more jobs while the engine is free
     threads: int = 1
@@ -69,6 +75,7 @@ class RetireSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_life_loads: float = 20.0  # and at least so many times the load time; 0 switches it off
     sample_every_s: float = 10.0
     samples: int = 3  # growth must hold over so many samples
+    overlap: bool = False  # a spare slot is warm before the one that retires stops claiming
 
 
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,7 +85,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slots: int = 1
     device: str = "cpu"
     max_rows: int = 0
-    retire: dict[str, float] = {}
+    retire: dict[str, float | bool] = {}
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -111,6 +118,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The configured URL, or the embedded server's socket."""
         return self.redis.url or f"unix://{self.runtime / 'redis.sock'}"
 
+    def redis_url_as(self, role: Role) -> str:
+        """The URL under which a program of the pool connects in its role (configs/redis.acl).
+
+        The embedded server knows the roles by name alone, its folder is 0700; a configured URL is used as it is.
+        """
+        return f"unix://{role}:{role}@{self.runtime / 'redis.sock'}" if self.is_embedded else self.redis.url
+
+    @property
+    def trusted(self) -> Path:
+        """The list of artifacts that may run code when they are loaded, absolute."""
+        return (Path(self.root) / self.pool.trusted).absolute()
+
     @property
     def runtime(self) -> Path:
         """Folder of the sockets: var/run, or a short folder under /tmp where that path would pass 108 bytes."""
@@ -129,7 +148,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def retire_of(self, model: str) -> RetireSettings:
         """[retire] with the model's own overrides."""
-        override = self.models[model].retire if model in self.models else {}
+        override: dict[str, Any] = dict(self.models[model].retire) if model in self.models else {}
         return msgspec.structs.replace(self.retire, **override)
 
 
@@ -197,6 +216,10 @@ def _check_values(settings: Settings, where: str) -> None:
             raise ConfigError(f'{where}: model name "{name}" may hold letters, digits, - and _ only, and not be "pool"')
         if model.slots < 0:
             raise ConfigError(f"{where} [models.{name}]: slots = {model.slots} is negative")
+        for key, value in model.retire.items():
+            if isinstance(value, bool) != (key == "overlap"):
+                wish = "true or false" if key == "overlap" else "a number"
+                raise ConfigError(f"{where} [models.{name}.retire]: {key} = {value} must be {wish}")
     total = sum(model.slots for model in settings.models.values())
     if total > settings.pool.most_slots:
         raise ConfigError(
@@ -204,6 +227,8 @@ def _check_values(settings: Settings, where: str) -> None:
         )
     if not 0 < settings.slot.block_ms < 4000:
         raise ConfigError(f"{where} [slot]: block_ms = {settings.slot.block_ms} must lie between 1 and 3999")
+    if not settings.slot.hang_factor > 1:
+        raise ConfigError(f"{where} [slot]: hang_factor = {settings.slot.hang_factor} must be above 1")
     if settings.slot.lease_s < 3 * settings.slot.beat_s:
         raise ConfigError(f"{where} [slot]: lease_s must be at least three times beat_s")
     if not 0 <= settings.retire.jitter < 1:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from broker import keys
-from broker.errors import UnknownModel
+from broker.errors import DecodeError, UnknownModel
 
 if TYPE_CHECKING:  # the engine reads specs too, and must never load redis
     from broker.connection import Link
@@ -100,16 +100,21 @@ FIELDS = ("generation", "body", "max_jobs", "max_bytes", "payload_limit_bytes")
 
 
 def read(model: str, values: list[bytes | None]) -> Published:
-    """Reads the values of FIELDS. Raises UnknownModel when the model was never published."""
+    """Reads the values of FIELDS. Raises UnknownModel when the model was never published, DecodeError for garbage."""
     if values[0] is None or values[1] is None:
         raise UnknownModel(
             f"no model named {model!r} is published; see `penstock models`, or start the pool that serves it"
         )
-    return Published(
-        spec=msgspec.json.decode(values[1], type=ModelSpec),
-        limits=Limits(*(int(value or 0) for value in values[2:5])),
-        generation=values[0].decode(),
-    )
+    try:
+        return Published(
+            spec=msgspec.json.decode(values[1], type=ModelSpec),
+            limits=Limits(*(int(value or 0) for value in values[2:5])),
+            generation=values[0].decode(),
+        )
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise DecodeError(
+            f"the published spec of model {model!r} is garbled: {error}; a slot that starts publishes it again"
+        ) from None
 
 
 def fetch(link: Link, model: str) -> Published:

@@ -32,7 +32,7 @@ def catalogue(settings: Settings) -> list[CatalogueEntry]:
     ready: dict[str, int] = {}
     published: dict[str, spec.ModelSpec] = {}
     try:
-        link = reach(settings)
+        link = reach(settings, is_reading=True)
         for name in roster.models(link):
             published[name] = spec.fetch(link, name).spec
         ready = {name: len(roster.ready(link, name)) for name in {*published, *settings.models}}

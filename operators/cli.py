@@ -51,10 +51,13 @@ as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON for p
 class _Commands(click.Group):
     """Commands of our own, and those that live in other packages: imported when asked for."""
 
-    elsewhere: ClassVar = {"submit": ("producer.cli", "submit", "Submit one job to a model and print its result.")}
+    elsewhere: ClassVar = {
+        "submit": ("producer.cli", "submit", "Submit one job to a model and print its result."),
+        "dead": ("operators.dead.cli", "dead", "List, show, replay and drop jobs that were given up."),
+    }
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return ["up", "status", *self.elsewhere, "scale", "models", "doctor", "down"]  # as they are needed
+        return ["up", "status", "submit", "scale", "models", "dead", "doctor", "down"]  # as they are needed
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name in self.elsewhere:  # for lists and completion; `resolve_command` gives the real one
@@ -158,7 +161,7 @@ def scale(config: str | None, model: str, slots: int, wait: bool, timeout_s: flo
 @cli.group(invoke_without_command=True)
 @click.pass_context
 def models(context: click.Context) -> None:
-    """List, seal and verify model artifacts. Without a command: ls."""
+    """List, seal, verify and trust model artifacts. Without a command: ls."""
     if context.invoked_subcommand is None:
         context.invoke(models_ls, is_json=False)
 
@@ -189,12 +192,35 @@ def models_seal(config: str | None, which: str, is_json: bool) -> None:
     """Write size and sha256 of every file of the artifact into its manifest."""
     from operators import models
 
-    folder = _artifact(config, which)
-    found = models.seal(folder)
+    folder, trusted = _artifact(config, which), load(config).trusted
+    found = models.seal(folder, trusted=trusted)
     if is_json:
         _print_json(found)
+        return
+    click.echo(f"sealed {len(found['files'])} files of {found['name']} {found['version']} in {folder}")
+    if found["is_newly_trusted"]:
+        click.echo(f"it runs code when loaded; sealed here, so trusted: its digest was added to {trusted}")
+
+
+@models.command("trust", short_help="Let an artifact run its code when loaded.")
+@click.argument("which", metavar="MODEL|FOLDER")
+@as_json
+@click.pass_obj
+def models_trust(config: str | None, which: str, is_json: bool) -> None:
+    """Let an artifact run its code when loaded: .pt2, TorchScript, module and pipeline files do. Look at where it came from first.
+
+    Puts the digest of its manifest on the list `pool.trusted`; a changed artifact is another one.
+    """
+    from operators import models
+
+    trusted = load(config).trusted
+    found = models.trust_artifact(_artifact(config, which), trusted)
+    if is_json:
+        _print_json(found)
+    elif found["is_newly_trusted"]:
+        click.echo(f"trusted {found['name']} {found['version']}: {found['digest'][:12]}… was added to {trusted}")
     else:
-        click.echo(f"sealed {len(found['files'])} files of {found['name']} {found['version']} in {folder}")
+        click.echo(f"{found['name']} {found['version']} is on {trusted} already")
 
 
 @models.command("verify", short_help="Check artifacts against their manifests.")
@@ -206,7 +232,8 @@ def models_verify(config: str | None, which: tuple[str, ...], is_json: bool) -> 
     from operators import models
 
     folders = {one: _artifact(config, one) for one in which or load(config).models}
-    problems = {one: models.verify(folder) for one, folder in folders.items()}
+    trusted = load(config).trusted
+    problems = {one: models.verify(folder, trusted=trusted) for one, folder in folders.items()}
     if is_json:
         _print_json(problems)
     else:
@@ -235,7 +262,7 @@ def doctor(config: str | None, is_json: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script: what goes wrong is one line on stderr and an exit code, never a traceback."""
-    from broker.connection import LOST  # redis-py; every command but --help needs it
+    from broker.connection import LOST, NoPermissionError  # redis-py; every command but --help needs it
 
     try:
         code = cli.main(arguments or sys.argv[1:] or ["--help"], prog_name="penstock", standalone_mode=False)
@@ -249,6 +276,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `penstock status | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except NoPermissionError as error:
+        code = _fail(
+            f"Redis refused us: {error}; give the user of redis.url the rights of `operator` (docs/security.md)"
+        )
     except LOST as error:
         code = _fail(f"Redis went away: {error}; see `penstock doctor`, then try again")
     sys.exit(code if isinstance(code, int) else 0)

@@ -11,31 +11,22 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
-
-import msgspec
 
 from broker import embedded
-from broker.connection import LOST, safe_url
+from broker.address import is_sentinel
+from broker.connection import LOST, ResponseError, safe_url
 from broker.errors import ArtifactError, DeviceError, PenstockError
 from broker.settings import Settings
-from operators.reach import client_command, reach, read_info
+from operators import durability
+from operators.finding import Finding as Finding
+from operators.reach import client_command, reach, read_append, read_info
 from operators.supervisor import Supervisor
 
-Level = Literal["ok", "warn", "fail"]
 OLDEST_REDIS = (6, 2)
 SLOW_ROUND_TRIP_MS = 2.0
 FEW_DESCRIPTORS = 4096
 BUSY_JOBS_PER_S = 1000.0  # a rate one slot may well reach; used to see whether max_jobs is too low
 MB = 1 << 20
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One check's word. `mend` is empty when the level is ok."""
-
-    level: Level
-    text: str
-    mend: str = ""
 
 
 Check = Callable[[Settings], Iterator[Finding]]
@@ -49,6 +40,9 @@ def examine(settings: Settings) -> list[Finding]:
             findings.extend(check(settings))
         except PenstockError as error:
             findings.append(_failed(error))
+        except ResponseError as error:
+            mend = "give the user of redis.url the rights of `monitor` (docs/security.md)"
+            findings.append(Finding("fail", f"Redis refused what the check asks: {error}", mend))
         except LOST as error:
             findings.append(
                 Finding("fail", f"Redis went away during the check: {error}", "run `penstock doctor` again")
@@ -62,9 +56,10 @@ def redis_server(settings: Settings) -> Iterator[Finding]:
         binary = embedded.find_server()
         yield Finding("warn", f"the embedded Redis is not running (it would be {binary})", "penstock up")
         return
-    link = reach(settings)
+    link = reach(settings, is_reading=True)
     try:
         info = read_info(link)
+        append = read_append(link) or ({"appendfsync": settings.redis.fsync} if settings.is_embedded else {})
         round_trips = []
         for _ in range(20):
             before = time.perf_counter()
@@ -89,14 +84,8 @@ def redis_server(settings: Settings) -> Iterator[Finding]:
             f"{client} CONFIG SET maxmemory-policy noeviction",
         )
     yield from _memory(settings, int(info.get("maxmemory", 0)), client)
-    if info.get("aof_enabled") == "1":
-        if info.get("aof_last_write_status", "ok") != "ok":
-            yield Finding("fail", "Redis cannot write its append-only file", "free the disk it lies on; see its log")
-        yield Finding("ok", "append-only file is on")
-    else:
-        yield Finding(
-            "warn", "no append-only file: a crash of Redis loses queued jobs", f"{client} CONFIG SET appendonly yes"
-        )
+    yield from durability.on_disk(info, append, client)
+    yield from durability.on_replicas(info, client, is_guarded=is_sentinel(settings.redis_url))
     median = statistics.median(round_trips)
     if median > SLOW_ROUND_TRIP_MS:
         yield Finding(

@@ -1,4 +1,4 @@
-"""What `penstock models` does to an artifact's folder: describe, seal, verify. Loads no model."""
+"""What `penstock models` does to an artifact's folder: describe, seal, verify, trust. Loads no model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from broker.errors import ArtifactError
-from workers import artifact
+from workers import artifact, trust
 
 
 def describe(folder: Path | str) -> dict[str, Any]:
@@ -29,23 +29,40 @@ def describe(folder: Path | str) -> dict[str, Any]:
         "files": [{"path": file.path, "size": file.size} for file in manifest.files],
         "size_bytes": sum(max(file.size, 0) for file in manifest.files),
         "has_pipeline": manifest.pipeline is not None,
+        "runs_code": bool(trust.code_in(found)),
         "has_golden_probe": manifest.golden is not None,
     }
 
 
-def seal(folder: Path | str) -> dict[str, Any]:
-    """Writes size and sha256 of every file in the folder into its manifest; then as `describe`. Raises ArtifactError."""
+def seal(folder: Path | str, *, trusted: Path | None = None) -> dict[str, Any]:
+    """Writes size and sha256 of every file in the folder into its manifest; then as `describe`. Raises ArtifactError.
+
+    With `trusted` an artifact that runs code is put on that list too: who seals it here answers for what is in it.
+    `is_newly_trusted` says so.
+    """
     artifact.seal(folder)
-    artifact.open_artifact(folder)
-    return describe(folder)
+    found = artifact.open_artifact(folder)
+    is_new = trusted is not None and bool(trust.code_in(found)) and trust.add(found, trusted)
+    return {**describe(folder), "is_newly_trusted": is_new}
 
 
-def verify(folder: Path | str) -> list[str]:
-    """One sentence with its mend for everything wrong with the folder; empty when a slot would load it."""
+def trust_artifact(folder: Path | str, trusted: Path) -> dict[str, Any]:
+    """Puts the artifact on the trusted list, once its files are as its manifest says; then as `describe`. Raises ArtifactError."""
+    found = artifact.open_artifact(folder)
+    is_new = trust.add(found, trusted)
+    return {**describe(folder), "digest": found.digest, "code": trust.code_in(found), "is_newly_trusted": is_new}
+
+
+def verify(folder: Path | str, *, trusted: Path | None = None) -> list[str]:
+    """One sentence with its mend for everything wrong with the folder; empty when a slot would load it.
+
+    Without the `trusted` list only the files are looked at, not whether they may run code.
+    """
     try:
         problems = list(artifact.parse(folder).problems())
         if not problems:
-            artifact.open_artifact(folder)
+            found = artifact.open_artifact(folder)
+            problems = [*filter(None, [trust.problem(found, trusted)])] if trusted is not None else []
     except ArtifactError as error:
         return [str(error)]
     return problems

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from broker import embedded, roster
+from broker import embedded, overlap, roster
 from broker.connection import LOST, Link
 from broker.errors import ArtifactError, ConfigError, PenstockError, RedisUnavailable, SupervisorError
 from broker.roster import Assignment
@@ -82,7 +82,8 @@ def up(settings: Settings, *, say: Say) -> Changed:
             link = _reach_started(settings, supervisor, say)
             kept = roster.assignments(link, settings.host) if was_up else {}
             wished = kept or _publish(settings, link)
-            if _per_model(wished) != _per_model(plan(settings)):
+            spares = _spares(settings, link)
+            if _per_model({n: given for n, given in wished.items() if n not in spares}) != _per_model(plan(settings)):
                 say("slots stay as `penstock scale` left them; pool.toml applies after `penstock down`")
             link.close()
             missing = [number for number, program in supervisor.slots().items() if program.state not in RUNNING]
@@ -130,7 +131,8 @@ def scale(settings: Settings, model: str, count: int) -> Changed:
     supervisor.require()
     with changing(settings):
         link = reach(settings)
-        held = roster.assignments(link, settings.host)
+        spares = _spares(settings, link)  # each stands for a slot that is counted
+        held = {n: given for n, given in roster.assignments(link, settings.host).items() if n not in spares}
         own = [number for number, given in held.items() if given.model == model]
         others = len(held) - len(own)
         if others + count > settings.pool.most_slots:
@@ -141,7 +143,7 @@ def scale(settings: Settings, model: str, count: int) -> Changed:
             )
         if count > len(own):
             check_artifact(settings, model)
-        free = [number for number in range(settings.pool.most_slots) if number not in held]
+        free = [number for number in range(settings.pool.most_slots + 1) if number not in {*held, *spares}]
         new = free[: max(0, count - len(own))]
         surplus = own[count:]
         roster.want(link, settings.host, model, count)
@@ -173,7 +175,7 @@ def check_artifact(settings: Settings, model: str) -> None:
         )
     from operators import models  # reads and hashes files; not needed to print --help
 
-    problems = models.verify(folder)
+    problems = models.verify(folder, trusted=settings.trusted)
     if problems:
         more = (
             f" (and {len(problems) - 1} more; `penstock models verify {model}` lists them)" if len(problems) > 1 else ""
@@ -258,6 +260,7 @@ def _is_held(path: Path) -> bool:
 def _publish(settings: Settings, link: Link) -> dict[int, Assignment]:
     """Writes assignments and wanted as pool.toml has them, and takes back what an earlier pool of this host left."""
     host, planned = settings.host, plan(settings)
+    overlap.clear(link, host)
     for number in roster.assignments(link, host).keys() - planned.keys():
         roster.assign(link, host, number, None)
     for number, given in planned.items():
@@ -274,6 +277,7 @@ def _withdraw(settings: Settings) -> int:
     try:
         link = reach(settings)
         host, queued = settings.host, 0
+        overlap.clear(link, host)
         for number in roster.assignments(link, host):
             roster.assign(link, host, number, None)
         for model in {*roster.models(link), *settings.models}:
@@ -285,6 +289,12 @@ def _withdraw(settings: Settings) -> int:
     except (*LOST, RedisUnavailable):
         return 0
     return queued
+
+
+def _spares(settings: Settings, link: Link) -> frozenset[int]:
+    """Slots that are there to take over from others and have not done so yet."""
+    requests = overlap.requests(link, settings.host).values()
+    return frozenset(one.spare for one in requests if one.phase in ("loading", "refused") and one.spare >= 0)
 
 
 def _per_model(assignments: dict[int, Assignment]) -> Counter[str]:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from broker.connection import LOST, Link, safe_url
+from broker.acl import Role
+from broker.address import is_sentinel, read_sentinel_url
+from broker.connection import LOST, Link, ResponseError, safe_url
 from broker.errors import RedisUnavailable
 from broker.settings import Settings
 
 
-def reach(settings: Settings, *, within_s: float = 2.0) -> Link:
-    """A connected Link. Raises RedisUnavailable with the command that mends it."""
-    link = Link(settings.redis_url)
+def reach(settings: Settings, *, within_s: float = 2.0, is_reading: bool = False) -> Link:
+    """A connected Link. Raises RedisUnavailable with the command that mends it.
+
+    `is_reading` connects to the embedded server as the monitor, who may change nothing and run no script.
+    """
+    role: Role = "monitor" if is_reading else "operator"
+    link = Link(settings.redis_url_as(role), has_scripts=not is_reading)
     try:
         if settings.is_embedded:
             link.connect()  # there is no network to wait for
         else:
             link.connect_within(within_s)
     except LOST as error:
+        is_loading = "LOADING" in str(error)
+        mend = "wait until it has read its append-only file" if is_loading else "start the pool with `penstock up`"
         raise RedisUnavailable(
-            f"the embedded Redis does not answer on {safe_url(settings.redis_url)} ({error}); start the pool with `penstock up`"
+            f"the embedded Redis does not answer on {safe_url(settings.redis_url)} ({error}); {mend}"
         ) from None
     return link
 
@@ -25,12 +33,28 @@ def reach(settings: Settings, *, within_s: float = 2.0) -> Link:
 def client_command(settings: Settings) -> str:
     """How to open this pool's Redis with redis-cli, for texts that say the mend."""
     url = settings.redis_url
-    return (
-        f"redis-cli -s {url.removeprefix('unix://')}" if url.startswith("unix://") else f"redis-cli -u {safe_url(url)}"
-    )
+    if settings.is_embedded:  # its other users may not change the server
+        return f"redis-cli -s {url.removeprefix('unix://')} --user admin --pass admin --no-auth-warning"
+    if is_sentinel(url):
+        guarded = read_sentinel_url(url)
+        host, port = guarded.sentinels[0]
+        ask = f"redis-cli -h {host} -p {port} SENTINEL GET-MASTER-ADDR-BY-NAME {guarded.service}"
+        return f"redis-cli -u redis://$({ask} | paste -sd:)"
+    if url.startswith("unix:///") and "?" not in url:
+        return f"redis-cli -s {url.removeprefix('unix://')}"
+    return f"redis-cli -u {safe_url(url)}"
 
 
 def read_info(link: Link) -> dict[str, str]:
     """INFO as a flat dict of strings."""
     lines = link.call("INFO").decode(errors="replace").splitlines()
     return {name: value for name, mark, value in (line.partition(":") for line in lines) if mark}
+
+
+def read_append(link: Link) -> dict[str, str]:
+    """How the server keeps its append-only file; empty where this user may not ask."""
+    try:
+        flat = link.call("CONFIG", "GET", "*append*")
+    except ResponseError:
+        return {}
+    return {name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)}

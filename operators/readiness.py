@@ -29,15 +29,17 @@ def wait_until_ready(settings: Settings, numbers: Iterable[int], *, timeout_s: f
     all that are left have said that they cannot load."""
     supervisor = Supervisor(settings)
     deadline = time.monotonic() + timeout_s
-    link = reach(settings)
+    link = reach(settings, is_reading=True)
     since_ms = _now_ms(link)
     say_at = time.monotonic() + SAY_EVERY_S
     troubles = dict.fromkeys(numbers, _Trouble("not asked yet", is_final=False))
+    served = _served(link, settings)
     try:
         while troubles:
             try:
                 if link.fileno() < 0:
                     link.connect()
+                troubles = _follow_swaps(troubles, served, _served(link, settings))
                 troubles = _not_ready(link, supervisor, troubles, since_ms)
             except (*LOST, RedisUnavailable):  # it may be restarting; the deadline bounds it
                 link.close()
@@ -84,6 +86,25 @@ def _told(settings: Settings, troubles: dict[int, _Trouble], when: str) -> str:
     )
 
 
+def _served(link: Link, settings: Settings) -> dict[int, str]:
+    return {number: given.model for number, given in roster.assignments(link, settings.host).items()}
+
+
+def _follow_swaps(troubles: dict[int, _Trouble], before: dict[int, str], now: dict[int, str]) -> dict[int, _Trouble]:
+    """The agent may have put a spare in a slot's place: then the spare is waited for."""
+    fresh = [number for number in now if number not in before and number not in troubles]
+    followed = {}
+    for number, trouble in troubles.items():
+        model = before.get(number)
+        spare = next((one for one in fresh if model is not None and now[one] == model), None)
+        if number in now or spare is None:
+            followed[number] = trouble
+        else:
+            fresh.remove(spare)
+            followed[spare] = trouble
+    return followed
+
+
 def _not_ready(link: Link, supervisor: Supervisor, numbers: Iterable[int], since_ms: int) -> dict[int, _Trouble]:
     host = supervisor.settings.host
     states = roster.slots(link)
@@ -101,7 +122,9 @@ def _not_ready(link: Link, supervisor: Supervisor, numbers: Iterable[int], since
             continue
         left = exits.get(name)
         if is_current and state.get("state") in FAILING_STATES:
-            troubles[number] = _Trouble(state.get("reason") or state["state"], is_final=True)
+            text = state.get("reason") or state["state"]
+            why = left.detail if left is not None and left.detail not in text else ""
+            troubles[number] = _Trouble(f"{text}: {why}" if why else text, is_final=True)
         elif left is not None and left.reason in FAILING_EXITS:
             troubles[number] = _Trouble(f"{left.reason}: {left.detail}", is_final=True)
         elif is_current:

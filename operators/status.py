@@ -12,9 +12,10 @@ from broker.errors import RedisUnavailable, SupervisorError
 from broker.messages import LANES
 from broker.settings import Settings
 from operators.reach import client_command, reach, read_info
-from operators.supervisor import Supervisor
+from operators.supervisor import RUNNING, Supervisor
 
 NEARLY_FULL = 0.8
+AGENT_QUIET_S = 5  # a fresh agent may not have beaten yet
 COUNTERS = ("submitted", "done", "failed", "dead", "expired", "cancelled", "retried")
 STARTING_STATES = frozenset({"", "starting", "loading"})
 
@@ -92,6 +93,14 @@ class SlotStatus(msgspec.Struct, frozen=True):
     restarts: dict[str, int] = {}
 
 
+class AgentStatus(msgspec.Struct, frozen=True):
+    """This host's agent as it beats."""
+
+    pid: int
+    since_ms: int
+    beat_ms: int
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """The pool at one moment (Redis' clock); without Redis only the problems say something."""
 
@@ -102,6 +111,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     problems: tuple[Problem, ...]
     models: tuple[ModelStatus, ...] = ()
     slots: tuple[SlotStatus, ...] = ()
+    agent: AgentStatus | None = None
 
 
 def snapshot(settings: Settings) -> Snapshot:
@@ -109,7 +119,7 @@ def snapshot(settings: Settings) -> Snapshot:
     is_up, trouble = _supervised(settings)
     problems = [trouble] if trouble else []
     try:
-        link = reach(settings)
+        link = reach(settings, is_reading=True)
         try:
             found = read(link, settings)
         finally:
@@ -120,6 +130,8 @@ def snapshot(settings: Settings) -> Snapshot:
             text = str(error).rpartition("; ")[0] or str(error)  # without its own mend
             problems.insert(0, Problem("error", f"Redis does not answer: {text}", mend))
         return Snapshot(host=settings.host, at_ms=0, is_up=is_up, redis=None, problems=tuple(problems))
+    if is_up and found.agent is None and (silent := _agent_problem(settings)) is not None:
+        problems.append(silent)
     return msgspec.structs.replace(found, is_up=is_up, problems=(*problems, *found.problems))
 
 
@@ -141,7 +153,7 @@ def read(link: Link, settings: Settings) -> Snapshot:
     slots = _slots(link, settings, frozenset().union(*ready.values()))
     return Snapshot(
         host=settings.host, at_ms=now_ms, is_up=False, redis=server, models=models, slots=slots,
-        problems=tuple(find_problems(server, models, slots, settings)),
+        problems=tuple(find_problems(server, models, slots, settings)), agent=_agent(link, settings),
     )  # fmt: skip
 
 
@@ -187,15 +199,12 @@ def find_problems(
                 f"penstock scale {model.name} {more}",
             )
         if model.dead:
-            add(
-                4, f"{model.name}: {model.dead} jobs were given up",
-                f"{client_command(settings)} XREVRANGE '{keys.dead(model.name)}' + - COUNT 5   # reason and attempts of each",
-            )  # fmt: skip
+            add(4, f"{model.name}: {model.dead} jobs were given up", f"penstock dead ls {model.name}")
     for slot in slots:
         if slot.state in ("failing", "backing off"):
-            reason = slot.reason or (
-                f"{slot.last_exit}: {slot.last_exit_detail}" if slot.last_exit else "no reason given"
-            )
+            reason = slot.reason or "no reason given"
+            if slot.last_exit_detail and slot.last_exit_detail not in reason:  # what a back-off is for
+                reason = f"{slot.reason or slot.last_exit}: {slot.last_exit_detail}"
             add(
                 1,
                 f"slot {slot.number} ({slot.model}) {slot.state}: {reason}",
@@ -224,6 +233,23 @@ def _supervised(settings: Settings) -> tuple[bool, Problem | None]:
         text, _, mend = str(error).rpartition("; ")  # our errors end in their mend
         return False, Problem("error", text or mend, mend if text else "penstock doctor")
     return False, Problem("error", "the pool is not up on this host", "penstock up")
+
+
+def _agent(link: Link, settings: Settings) -> AgentStatus | None:
+    state = roster.agent(link, settings.host)
+    return AgentStatus(*(int(state.get(name, 0)) for name in ("pid", "since_ms", "beat_ms"))) if state else None
+
+
+def _agent_problem(settings: Settings) -> Problem | None:
+    """No agent beats; none is expected in the first seconds of its process."""
+    try:
+        program = Supervisor(settings).agent()
+    except SupervisorError:
+        return None  # a pool started by an older supervisord.conf, or one that goes down just now
+    if program.state in RUNNING and program.up_s < AGENT_QUIET_S:
+        return None
+    text = f"no agent beats on this host (supervisord: {program.state}): stuck slots are not killed, retirements not overlapped"
+    return Problem("warning", text, f"see {settings.var / 'log' / 'agent.log'}")
 
 
 def _model(link: Link, name: str, ready: int, settings: Settings, now_ms: int) -> ModelStatus:

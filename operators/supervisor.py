@@ -10,7 +10,6 @@ import http.client
 import importlib.util
 import os
 import shlex
-import socket
 import stat
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import msgspec
 from broker.embedded import LONGEST_SOCKET_PATH
 from broker.errors import SupervisorError
 from broker.settings import ENV_CONFIG, ENV_HOST, ENV_VAR_DIR, Settings
+from operators.unix_rpc import UnixTransport
 
 ENV_SLOT_COMMAND = (
     "PENSTOCK_SLOT_COMMAND"  # what a slot runs instead of `python -m workers`: tests, wrappers, profilers
@@ -56,7 +56,7 @@ class Program(msgspec.Struct, frozen=True):
     trouble: str = ""  # supervisord's own words when it could not spawn
 
 
-class _Fault(SupervisorError):
+class SupervisorRefused(SupervisorError):
     """supervisord understood and refused; `code` is its fault code."""
 
     def __init__(self, text: str, *, code: int) -> None:
@@ -70,7 +70,7 @@ class Supervisor:
     def __init__(self, settings: Settings, *, timeout_s: float = RPC_TIMEOUT_S) -> None:
         self.settings = settings
         self.socket_path = settings.runtime / "supervisor.sock"
-        self._transport = _UnixTransport(str(self.socket_path), timeout_s)
+        self._transport = UnixTransport(str(self.socket_path), timeout_s)
         self._server: Any = xmlrpc.client.ServerProxy("http://localhost", transport=self._transport).supervisor
 
     def is_running(self) -> bool:
@@ -114,6 +114,22 @@ class Supervisor:
     def redis(self) -> Program:
         """The embedded server's program."""
         return _program(self._call("getProcessInfo", "redis"))
+
+    def agent(self) -> Program:
+        """The agent's program."""
+        return _program(self._call("getProcessInfo", "agent"))
+
+    def start_soon(self, number: int) -> None:
+        """Starts one slot without waiting for anything."""
+        self._tell("startProcess", _name(number), False, ignore=(_ALREADY_STARTED,))
+
+    def stop_soon(self, number: int) -> None:
+        """Asks one slot to drain, without waiting for its end."""
+        self._tell("stopProcess", _name(number), False, ignore=(_NOT_RUNNING,))
+
+    def kill_slot(self, number: int) -> None:
+        """SIGKILL to one slot, which a stopped process hears too; its engine dies with it."""
+        self._tell("signalProcess", _name(number), "KILL", ignore=(_NOT_RUNNING,))
 
     def start_redis(self) -> None:
         """Starts the embedded server at once where it waits out a back-off or was given up."""
@@ -169,8 +185,7 @@ class Supervisor:
                 if program.state in until:
                     left.discard(number)
                 elif program.state in act_on:
-                    name = f"slot:slot_{number:02d}"
-                    self._tell(method, name, False, ignore=(_ALREADY_STARTED, _NOT_RUNNING))
+                    self._tell(method, _name(number), False, ignore=(_ALREADY_STARTED, _NOT_RUNNING))
             if left and time.monotonic() > deadline:
                 states = ", ".join(f"{number} {programs[number].state}" for number in sorted(left))
                 raise SupervisorError(f"slots did not follow {method} within {timeout_s:g} s: {states}; see var/log")
@@ -180,7 +195,7 @@ class Supervisor:
     def _tell(self, method: str, *args: Any, ignore: tuple[int, ...]) -> None:
         try:
             self._call(method, *args)
-        except _Fault as fault:
+        except SupervisorRefused as fault:
             if fault.code not in ignore:
                 raise
 
@@ -188,7 +203,9 @@ class Supervisor:
         try:
             return getattr(self._server, method)(*args)
         except xmlrpc.client.Fault as fault:
-            raise _Fault(f"supervisord refused {method}{args}: {fault.faultString}", code=fault.faultCode) from None
+            raise SupervisorRefused(
+                f"supervisord refused {method}{args}: {fault.faultString}", code=fault.faultCode
+            ) from None
         except (OSError, http.client.HTTPException, xmlrpc.client.Error) as error:
             raise SupervisorError(f"no answer from supervisord on {self.socket_path}: {error!r}") from None
         finally:
@@ -304,33 +321,8 @@ def is_alive(pid: int) -> bool:
     return state not in "ZX"
 
 
-class _UnixTransport(xmlrpc.client.Transport):
-    """XML-RPC over a unix socket, with a time limit: supervisor's own transport waits for ever."""
-
-    def __init__(self, path: str, timeout_s: float) -> None:
-        super().__init__()
-        self._path = path
-        self._timeout_s = timeout_s
-
-    def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        connection = _UnixConnection(self._path, self._timeout_s)
-        self._connection = host, connection  # where `close` looks for it
-        return connection
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        try:
-            self.sock.connect(self._path)
-        except OSError:
-            self.close()
-            raise
+def _name(number: int) -> str:
+    return f"slot:slot_{number:02d}"
 
 
 def _program(info: dict[str, Any]) -> Program:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from broker.errors import (
+    ConfigError,
     InvalidInput,
     JobCancelled,
     JobDead,
@@ -19,6 +20,7 @@ from broker.errors import (
     ResultExpired,
     ResultTimeout,
     StaleRequest,
+    SubmitNotDurable,
     SubmitUnknown,
     UnknownModel,
 )
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncHandle",
     "AsyncProducer",
+    "ConfigError",
     "Handle",
     "InvalidInput",
     "JobCancelled",
@@ -49,6 +52,7 @@ __all__ = [
     "ResultExpired",
     "ResultTimeout",
     "StaleRequest",
+    "SubmitNotDurable",
     "SubmitUnknown",
     "UnknownModel",
 ]

@@ -11,7 +11,8 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
-from broker.errors import InvalidInput, JobFailed, PenstockError, QueueFull, SubmitUnknown
+from broker.durability import Durability, check
+from broker.errors import InvalidInput, JobFailed, PenstockError, QueueFull, SubmitNotDurable, SubmitUnknown
 from broker.intake import CHUNK_BYTES, CHUNK_JOBS, new_client, split_public_id
 from broker.settings import load
 from producer import talks
@@ -21,7 +22,7 @@ from producer.channel import JobNumbers, Packer, at_input
 from producer.options import Options, check_model, check_names, keys_for, many, options_of, seconds, until
 from producer.outbox import AsyncModel
 from producer.results import Result
-from producer.tickets import SPEC_TRIES, Parcel, Sink, Ticket
+from producer.tickets import SPEC_TRIES, Parcel, Sink, Ticket, not_durable
 from producer.window import Window, with_index
 
 
@@ -49,8 +50,11 @@ class AsyncHandle(Ticket, eq=False, gc=False):
 class AsyncProducer(AsyncWaiter):
     """Submits jobs to models and gives their results, for asyncio. An async context manager; see `Producer`."""
 
-    def __init__(self, url: str | None = None, *, submit_timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, url: str | None = None, *, submit_timeout_s: float = 10.0, durability: Durability = "none"
+    ) -> None:
         self.url = url or load().redis_url
+        self._durability = check(durability)
         self._patience_s = submit_timeout_s
         self._line = AsyncLine(self.url, patience_s=submit_timeout_s)
         self._models: dict[str, AsyncModel] = {}
@@ -160,7 +164,9 @@ class AsyncProducer(AsyncWaiter):
     def _model(self, name: str) -> AsyncModel:
         place = self._models.get(check_model(name))
         if place is None:
-            place = self._models[name] = AsyncModel(name, self.client, self.url, self._line, self._patience_s)
+            place = self._models[name] = AsyncModel(
+                name, self.client, self.url, self._line, self._patience_s, self._durability
+            )
         return place
 
     async def _submit_all(
@@ -175,9 +181,9 @@ class AsyncProducer(AsyncWaiter):
         is_many: bool = True,
     ) -> list[AsyncHandle]:
         place = self._model(model)
-        if place.form is None:
+        if place.must_learn:
             async with place.learning:
-                if place.form is None:
+                if place.must_learn:
                     await self._line.run(talks.learn_spec(place))
         packer = Packer(terms)
         handles: list[AsyncHandle] = []
@@ -208,6 +214,8 @@ class AsyncProducer(AsyncWaiter):
                 try:
                     answer, offset = await place.post(parcel, packer.options.after(time.monotonic() - started))
                     handles += parcel.accept(place, answer, offset)
+                    if answer.doubt and handles:
+                        raise not_durable(handles[-1], answer)
                     if answer.code == "ok":
                         break
                     if answer.code == "new_spec" and spec_tries < SPEC_TRIES:
@@ -224,7 +232,8 @@ class AsyncProducer(AsyncWaiter):
         except BaseException as error:
             for ticket in parcel.tickets:
                 mailbox.forget(ticket)
-            if isinstance(error, SubmitUnknown):  # it is shared by all who travelled together: each gets its own id
+            # One error is shared by all who travelled together: each gets its own id.
+            if isinstance(error, SubmitUnknown) and not isinstance(error, SubmitNotDurable):
                 job_id = parcel.tickets[0].id
                 error = SubmitUnknown(str(error).replace(error.job_id, job_id), job_id=job_id)
             if isinstance(error, PenstockError):

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from broker.aconnection import AsyncLink
-from broker.connection import LOST, Command
+from broker.connection import LOST, Command, ResponseError, refused
 from broker.errors import PenstockError, RedisUnavailable
 from broker.intake import Intake, has_forgotten
 from producer.line import closed, unanswered
 from producer.mailbox import Mailbox
-from producer.reader import SLICE_S, drain_count
+from producer.reader import FIRST_PAUSE_S, MOST_PAUSE_S, SLICE_S, drain_count
 from producer.talks import Talk
 from producer.tickets import Sink, Ticket
 
@@ -51,7 +51,7 @@ class AsyncLine:
 
     async def _exchange(self, commands: Sequence[Command], give_up_at: float, job_id: str | None) -> list[Any]:
         link = self._link
-        pause, was_sent = 0.02, False
+        pause, was_sent, has_reloaded = 0.02, False, False
         while True:
             try:
                 if not link.is_connected:
@@ -61,6 +61,11 @@ class AsyncLine:
                 if not has_forgotten(replies):
                     return replies
                 await link.reload()
+                if has_reloaded:
+                    raise RedisUnavailable("it forgets its scripts as soon as they are loaded")
+                has_reloaded = True
+            except ResponseError as error:
+                raise refused(link.url, error) from None
             except (*LOST, RedisUnavailable) as error:
                 if isinstance(error, RedisUnavailable) and not was_sent:
                     raise
@@ -125,6 +130,7 @@ class AsyncReader:
 
     async def _read(self) -> None:
         link, intake = self._link, self._intake
+        pause = FIRST_PAUSE_S
         while True:
             if not self._waiting:
                 self._is_wanted.clear()
@@ -137,7 +143,8 @@ class AsyncReader:
                     commands.append(intake.drain(self._drain_count))
                 popped, *drained = await link.call_all(commands)
                 if isinstance(popped, Exception):
-                    raise RedisUnavailable(f"Redis refused a command: {popped}; see `penstock doctor`")
+                    raise refused(link.url, popped)
+                pause = FIRST_PAUSE_S
                 if popped is not None:
                     self._wake(self._mailbox.route_all((popped[1],)))
                 if drained and isinstance(drained[0], list):
@@ -145,10 +152,11 @@ class AsyncReader:
                     self._drain_count = drain_count(drained[0])
             except LOST:
                 # Connects again; what was popped for us and lost is found by its stored result.
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+                pause = min(2 * pause, MOST_PAUSE_S)
             except PenstockError as error:
                 self._fail(error)
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(FIRST_PAUSE_S)
 
     def _wake(self, tickets: Iterable[Ticket]) -> None:
         for ticket in tickets:

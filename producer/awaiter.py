@@ -11,7 +11,8 @@ from producer import results, talks
 from producer.aline import AsyncLine
 from producer.outbox import AsyncModel
 from producer.results import Result
-from producer.tickets import LOOK_MOST_S, Sink, Ticket, gone, late
+from producer.search import SEARCH_S
+from producer.tickets import LOOK_MOST_S, Sink, Ticket, gone, late, not_found_yet
 
 
 class AsyncWaiter:
@@ -45,7 +46,10 @@ class AsyncWaiter:
             pause = min(2 * pause, LOOK_MOST_S)
 
     async def _look(self, place: AsyncModel, ticket: Ticket) -> str:
+        give_up_at = time.monotonic() + SEARCH_S
         state, outcomes = await self._line.run(talks.look(place, ticket))
+        while state == "searching" and time.monotonic() < give_up_at:
+            state, outcomes = await self._line.run(talks.look(place, ticket))
         for outcome in outcomes:
             place.reader.take(outcome)
         if outcomes and ticket._blob is None:
@@ -73,8 +77,14 @@ class AsyncWaiter:
             except ResultExpired:
                 return "unknown"
             if ticket._blob is None:
-                return "unknown" if state == "hidden" else state
+                return "unknown" if state == "searching" else state
         return state_of(ticket._blob)
 
     async def _cancel(self, ticket: Ticket) -> bool:
-        return await self._line.run(talks.cancel(ticket._channel, ticket))
+        if ticket._blob is not None:
+            return False
+        give_up_at = time.monotonic() + SEARCH_S
+        while (state := await self._line.run(talks.cancel(ticket._channel, ticket))) == "searching":
+            if time.monotonic() >= give_up_at:
+                raise not_found_yet(ticket)
+        return state == "cancelled"

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from broker import codec
+from broker.durability import Durability, Proof
 from broker.errors import InvalidInput, PenstockError
 from broker.intake import Answer, Intake
 from broker.spec import Published
@@ -20,9 +21,11 @@ READY_CHECK_S = 1.0
 class Channel:
     """State kept per model and client. `form` and `published` are None until the spec was read."""
 
-    def __init__(self, model: str, client: str) -> None:
+    def __init__(self, model: str, client: str, durability: Durability = "none") -> None:
         self.model = model
         self.client = client
+        self.durability = durability
+        self.proof: Proof | None = None  # how Redis proves that a submit is on disk, where that is asked for
         self.intake = Intake(model, client)
         self.mailbox = Mailbox()
         self.published: Published | None = None
@@ -30,6 +33,11 @@ class Channel:
         self.no_ready: str | None = None
         self._check_at = 0.0
         self._load: tuple[float, str] = (0.0, "")
+
+    @property
+    def must_learn(self) -> bool:
+        """Whether Redis must be asked something before the first submit."""
+        return self.form is None or (self.durability == "fsync" and self.proof is None)
 
     def learn(self, published: Published) -> None:
         """Takes a spec as read from Redis."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 import msgspec
 import numpy as np
 
+from broker.durability import Durability
 from broker.errors import InvalidInput
 from broker.messages import LANES
 from broker.settings import load
@@ -39,6 +40,13 @@ if TYPE_CHECKING:
     help="How long to wait for the result.",
 )
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for the result, or print the job's id.")
+@click.option(
+    "--durability",
+    type=click.Choice(get_args(Durability)),
+    default="none",
+    show_default=True,
+    help="fsync: go on only when Redis has proven that the job is on its disk.",
+)
 @click.option("--json", "is_json", is_flag=True, help="Print JSON for programs.")
 @click.option("--config", metavar="FILE", help="pool.toml to take the Redis URL from.")
 @click.option("--url", metavar="URL", help="Redis URL; wins over the configuration.")
@@ -51,6 +59,7 @@ def submit(
     deadline_s: float | None,
     timeout_s: float,
     wait: bool,
+    durability: Durability,
     is_json: bool,
     config: str | None,
     url: str | None,
@@ -60,7 +69,7 @@ def submit(
     For instance: penstock submit mlp --input row.npy
     """
     inputs = read_inputs(tensors, file, text)
-    with Producer(url or load(config).redis_url, submit_timeout_s=5.0) as producer:
+    with Producer(url or load(config).redis_url, submit_timeout_s=5.0, durability=durability) as producer:
         handle = producer.submit(model, inputs, lane=lane, deadline_s=deadline_s)
         if handle.warning and not is_json:
             click.echo(f"warning: {handle.warning}", err=True)

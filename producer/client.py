@@ -5,29 +5,26 @@ It starts no thread: who waits for a result reads for all (see `reader`). What i
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
-from weakref import WeakSet
 
+from broker.durability import Durability, check
 from broker.errors import InvalidInput, PenstockError, QueueFull
 from broker.intake import CHUNK_BYTES, CHUNK_JOBS, new_client, split_public_id
 from broker.settings import load
-from producer import talks
+from producer import forks, talks
 from producer.channel import JobNumbers, Packer, at_input
 from producer.handle import Handle
 from producer.line import Line
 from producer.options import Options, check_model, check_names, keys_for, many, options_of, seconds, until
 from producer.results import Result
-from producer.tickets import SPEC_TRIES, Parcel, Sink
+from producer.tickets import SPEC_TRIES, Parcel, Sink, not_durable
 from producer.waiter import Model, Waiter
 from producer.window import run_window
 
 DRAIN_EVERY = 4096  # jobs submitted while nobody waits, before the reply list is emptied in passing
-
-_producers: WeakSet[Producer] = WeakSet()
 
 
 class Producer(Waiter):
@@ -36,16 +33,22 @@ class Producer(Waiter):
     `url` defaults to the pool's (PENSTOCK_REDIS_URL, or redis.url in pool.toml). It connects at first use and raises
     RedisUnavailable when Redis cannot be reached for `submit_timeout_s`. A forked child goes on with a client id and
     connections of its own.
+
+    `durability="fsync"`: a submit returns when Redis has proven that its jobs are on disk, which takes up to a second with
+    appendfsync everysec, so submit many at once. Raises ConfigError at the first submit when Redis cannot prove it.
     """
 
-    def __init__(self, url: str | None = None, *, submit_timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, url: str | None = None, *, submit_timeout_s: float = 10.0, durability: Durability = "none"
+    ) -> None:
         self.url = url or load().redis_url
+        self._durability = check(durability)
         self._patience_s = submit_timeout_s
         self._line = Line(self.url, patience_s=submit_timeout_s)
         self._models: dict[str, Model] = {}
         self._mutex = threading.Lock()  # guards _models
         self._numbers = JobNumbers(new_client())
-        _producers.add(self)
+        forks.remember(self)
 
     @property
     def client(self) -> str:
@@ -84,7 +87,7 @@ class Producer(Waiter):
         Same `idempotency_key`, same content: the job queued before.
 
         Raises UnknownModel, InvalidInput, PayloadTooLarge, QueueFull, KeyConflict, StaleRequest, SubmitUnknown,
-        RedisUnavailable.
+        RedisUnavailable; SubmitNotDurable, where durability was asked for.
         """
         keys = iter((idempotency_key,)) if idempotency_key is not None else None
         terms = options_of("submit", options)
@@ -157,7 +160,7 @@ class Producer(Waiter):
             with self._mutex:
                 place = self._models.get(name)
                 if place is None:
-                    place = self._models[name] = Model(name, self.client, self.url, self._patience_s)
+                    place = self._models[name] = Model(name, self.client, self.url, self._patience_s, self._durability)
         return place
 
     def _submit_all(
@@ -172,7 +175,7 @@ class Producer(Waiter):
         is_many: bool = True,
     ) -> list[Handle]:
         place = self._model(model)
-        if place.form is None:
+        if place.must_learn:
             self._line.run(talks.learn_spec(place))
         packer = Packer(terms)
         handles: list[Handle] = []
@@ -208,6 +211,8 @@ class Producer(Waiter):
                 try:
                     answer = self._line.run(talk, job_id=parcel.tickets[0].id)
                     handles += parcel.accept(place, answer)
+                    if answer.doubt:
+                        raise not_durable(handles[-1], answer)
                     if answer.code == "ok":
                         break
                     if answer.code == "new_spec" and spec_tries < SPEC_TRIES:
@@ -240,11 +245,3 @@ class Producer(Waiter):
         self._line.renew()
         for place in self._models.values():
             place.renew(self.client)
-
-
-def _renew_all() -> None:
-    for producer in list(_producers):
-        producer._renew()
-
-
-os.register_at_fork(after_in_child=_renew_all)

@@ -26,10 +26,14 @@ class Handle(Ticket, eq=False, gc=False):
         return result
 
     def status(self) -> str:
-        """waiting, delayed, claimed, done, failed, dead, expired, cancelled or unknown (gone, past its TTL)."""
+        """waiting, delayed, claimed, done, failed, dead, expired, cancelled, or unknown: gone, past its TTL, or not found in 3 s
+        among very many that wait (asked again, the search goes on where it stopped)."""
         status: str = self._producer._status(self)
         return status
 
     def cancel(self) -> bool:
-        """Ends the job as cancelled wherever it is; False when it has ended or is unknown."""
+        """Ends the job as cancelled wherever it is; False when it has ended or is unknown.
+
+        Raises ResultTimeout when another process submitted it and it was not found in 3 s among very many that wait.
+        """
         return bool(self._producer._cancel(self))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from broker.connection import LOST, Command, Link
+from broker.connection import LOST, Command, Link, ResponseError, refused
 from broker.errors import PenstockError, RedisUnavailable, SubmitUnknown
 from broker.intake import has_forgotten
 from producer.talks import Talk
@@ -47,7 +47,7 @@ class Line:
 
     def _exchange(self, commands: Sequence[Command], give_up_at: float, job_id: str | None) -> list[Any]:
         link = self._link
-        pause, was_sent = 0.02, False
+        pause, was_sent, has_reloaded = 0.02, False, False
         while True:
             try:
                 if link.fileno() < 0:
@@ -57,6 +57,12 @@ class Line:
                 if not has_forgotten(replies):
                     return replies
                 link.reload()
+                if has_reloaded:
+                    raise RedisUnavailable("it forgets its scripts as soon as they are loaded")
+                has_reloaded = True
+            except ResponseError as error:
+                link.close()
+                raise refused(link.url, error) from None
             except (*LOST, RedisUnavailable) as error:
                 link.close()
                 if isinstance(error, RedisUnavailable) and not was_sent:

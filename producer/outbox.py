@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from typing import NamedTuple
 
+from broker.durability import Durability
 from broker.errors import PenstockError
 from broker.intake import CHUNK_BYTES, CHUNK_JOBS, Answer
 from producer import talks
@@ -25,8 +26,10 @@ class Letter(NamedTuple):
 class AsyncModel(Channel):
     """One model as this producer uses it: beside the channel, the outbox and the reader of its reply list."""
 
-    def __init__(self, name: str, client: str, url: str, line: AsyncLine, patience_s: float) -> None:
-        super().__init__(name, client)
+    def __init__(
+        self, name: str, client: str, url: str, line: AsyncLine, patience_s: float, durability: Durability
+    ) -> None:
+        super().__init__(name, client, durability)
         self.reader = AsyncReader(url, self.intake, self.mailbox, patience_s=patience_s)
         self.learning = asyncio.Lock()
         self.flusher: asyncio.Task[None] | None = None

@@ -7,18 +7,20 @@ at all, and a thousand cost one connection.
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from broker.connection import LOST, Link
+from broker.connection import LOST, Link, ResponseError, refused
 from broker.errors import PenstockError, RedisUnavailable
 from broker.intake import Intake
 from producer.mailbox import Mailbox
 from producer.tickets import Sink, Ticket
 
 SLICE_S = 1.0  # well under the link's read timeout
+FIRST_PAUSE_S, MOST_PAUSE_S = 0.05, 1.0  # before it connects again
 DRAIN_COUNT = 500
 DRAIN_BYTES = 4 << 20
 
@@ -66,8 +68,8 @@ class Reader:
             try:
                 self._connect(0.0)
                 self._route(self._link.call(*self._intake.drain(self._drain_count)) or ())
-            except (*LOST, RedisUnavailable):
-                pass  # whoever waits next connects again
+            except (*LOST, RedisUnavailable, ResponseError):
+                pass  # whoever waits next connects again, or is told
             finally:
                 self._role.release()
                 self._hand_over()
@@ -92,7 +94,7 @@ class Reader:
 
     def _lead(self, target: Ticket | Sink, deadline: float) -> None:
         link, intake = self._link, self._intake
-        is_first = True
+        is_first, pause = True, FIRST_PAUSE_S
         while target._blob is None:
             left = deadline - time.monotonic()
             if left <= 0 and not is_first:
@@ -110,6 +112,7 @@ class Reader:
                 else:
                     link.send(block)
                 popped = link.read()
+                pause = FIRST_PAUSE_S
                 if popped is not None:
                     self._route((popped[1],))
                 if has_more:
@@ -118,7 +121,11 @@ class Reader:
                 # Connects again; what was popped for us and lost is found by its stored result. The pause is for a server
                 # that lets us in and then answers that it may not serve (a demoted master).
                 link.close()
-                time.sleep(min(0.05, max(0.0, left)))
+                time.sleep(min(pause * random.uniform(0.5, 1.5), max(0.0, left)))
+                pause = min(2 * pause, MOST_PAUSE_S)
+            except ResponseError as error:
+                link.close()
+                raise refused(link.url, error) from None
             except BaseException:
                 link.close()  # a reply may be under way; the next one must not take it for its own
                 raise

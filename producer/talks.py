@@ -7,13 +7,16 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from broker import keys
+import msgspec
+
+from broker import durability, keys
 from broker.connection import Command
 from broker.errors import PenstockError, RedisUnavailable
-from broker.intake import FIND_LIMIT_BYTES, Answer, Found, state_of
+from broker.intake import Answer, denied, state_of
 from broker.queue import INLINE_LIMIT_BYTES
 from broker.spec import FIELDS, read
 from producer.channel import Channel
+from producer.search import Search
 from producer.tickets import Parcel, Ticket
 
 T = TypeVar("T")
@@ -24,8 +27,18 @@ GRACE_S = 0.2  # for an outcome that somebody has read and not yet handed over
 
 
 def learn_spec(channel: Channel) -> Talk[None]:
-    """Reads the model's spec. Raises UnknownModel."""
-    (values,) = yield [("HMGET", keys.spec(channel.model), *FIELDS)]
+    """Reads the model's spec, and how Redis proves a submit where that is asked for. Raises UnknownModel, ConfigError."""
+    probe = durability.probe() if channel.durability == "fsync" else []
+    values, *replies = yield [("HMGET", keys.spec(channel.model), *FIELDS), *probe]
+    if probe:
+        proof = durability.read_probe(replies)
+        if proof is None:
+            replies = yield durability.test(channel.model, channel.client)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise channel.intake.refused_by_redis(reply)
+            durability.read_test(replies)
+        channel.proof = proof or "waitaof"
     channel.learn(read(channel.model, _good(values)))
 
 
@@ -45,47 +58,46 @@ def submit(channel: Channel, parcels: Sequence[Parcel], *, lane: int, delay_ms: 
     command = intake.submit(
         number, published.generation, blobs, lane=lane, delay_ms=delay_ms, deadline_ms=deadline_ms, dedupe=dedupe
     )
+    proof = durability.prove(channel.proof, channel.model, channel.client) if channel.proof is not None else []
     try:
         if channel.wants_ready_check:
-            reply, *ready = yield [command, *intake.newest_ready()]
-            channel.note_ready(ready)
+            reply, *rest = yield [command, *proof, *intake.newest_ready()]
+            channel.note_ready(rest[len(proof) :])
         else:
-            (reply,) = yield [command]
+            reply, *rest = yield [command, *proof]
     finally:
         intake.numbers.answered(number)
     if isinstance(reply, Exception):
         raise intake.refused_by_redis(reply)
-    return intake.read_submit(reply)
+    answer = intake.read_submit(reply)
+    if channel.proof is not None and answer.accepted:
+        why = durability.doubt(channel.proof, rest[: len(proof)])
+        if why:
+            channel.proof = None  # another Redis by now, or set otherwise: asked again before the next submit
+            return msgspec.structs.replace(answer, doubt=why)
+    return answer
 
 
 def look(channel: Channel, ticket: Ticket) -> Talk[tuple[str, list[bytes]]]:
     """Where a job is, when its reply does not come: (state, outcomes found, its own first).
 
-    Another client's job is watched from here on. The state is `unknown` only when the job is nowhere, `hidden` when the
-    queue is too large to be searched for it.
+    Another client's job is watched from here on. The state is `unknown` only when the job is nowhere; `searching` when it
+    has not been found yet: the search goes on with the next call, so that it holds up nobody else on the line.
     """
     intake = channel.intake
+    locate = intake.locate(ticket._job, *ticket._place)
     if ticket._is_foreign:
         channel.mailbox.expect((ticket,))
-        (outcome,) = yield [intake.watch(ticket._job)]
-        if _good(outcome) is not None:
-            return state_of(outcome), [outcome]
-    (reply,) = yield [intake.locate(ticket._job, *ticket._place)]
+        watched, reply = yield [intake.watch(ticket._job), locate]
+        if _good(watched) is not None:
+            return state_of(watched), [watched]
+    else:
+        (reply,) = yield [locate]
     state, outcome = intake.read_locate(_good(reply))
     if outcome is not None:
         return state, [outcome, *(yield from _others(channel, outcome))]
     if state == "unknown":
-        found = yield from _find(channel, ticket)
-        if found is None:
-            return "hidden", []
-        if found.outcome is not None:
-            return state_of(found.outcome), [found.outcome]
-        if found.is_delayed:
-            return "delayed", []
-        if found.entry:
-            (reply,) = yield [intake.locate(ticket._job, *ticket._place)]
-            state, outcome = intake.read_locate(_good(reply))
-            return state, [outcome] if outcome is not None else []
+        state = yield from _search(channel, ticket)
     return state, []
 
 
@@ -104,27 +116,32 @@ def _others(channel: Channel, outcome: bytes) -> Talk[list[bytes]]:
     return found
 
 
-def _find(channel: Channel, ticket: Ticket) -> Talk[Found | None]:
-    """Searches the lanes of a small queue; remembers the entry it finds. None when the queue is too large."""
+def _search(channel: Channel, ticket: Ticket) -> Talk[str]:
+    """Reads the next page of each lane for a job that is nowhere else; remembers the entry when it finds it."""
+    search = ticket._search
+    if search is not None and search.is_over:
+        ticket._search = None  # asked again, it begins anew: the id may be queued by then
+        return "unknown"
+    if search is None:
+        search = ticket._search = Search(ticket._job)
+    replies = yield search.next(channel.intake)
+    lane, entry = search.read(channel.intake, [_good(reply) for reply in replies])
+    if entry:
+        ticket._lane, ticket._found = lane, entry
+    return "searching"
+
+
+def cancel(channel: Channel, ticket: Ticket) -> Talk[str]:
+    """`cancelled`, or why not: `ended`, or `unknown` and `searching` as in `look`."""
     intake = channel.intake
-    (queued,) = yield [intake.queued_bytes()]
-    if int(_good(queued) or 0) > FIND_LIMIT_BYTES:
-        return None
-    replies = yield intake.find(ticket._job)
-    found = intake.read_find(ticket._job, [_good(reply) for reply in replies])
-    if found.entry:
-        ticket._lane, ticket._found = found.lane, found.entry
-    return found
-
-
-def cancel(channel: Channel, ticket: Ticket) -> Talk[bool]:
-    """Whether the job was ended as cancelled."""
-    (done,) = yield [channel.intake.cancel(ticket._job, *ticket._place)]
-    if not _good(done):
-        found = yield from _find(channel, ticket)
-        if found is not None and found.entry:
-            (done,) = yield [channel.intake.cancel(ticket._job, *ticket._place)]
-    return bool(_good(done))
+    (done,) = yield [intake.cancel(ticket._job, *ticket._place)]
+    if _good(done):
+        return "cancelled"
+    (reply,) = yield [intake.locate(ticket._job, *ticket._place)]
+    state, outcome = intake.read_locate(_good(reply))
+    if outcome is not None:
+        return "ended"
+    return (yield from _search(channel, ticket)) if state == "unknown" else "searching"
 
 
 def stored(channel: Channel, ticket: Ticket) -> Talk[bytes | None]:
@@ -145,5 +162,5 @@ def _good(reply: Any) -> Any:
     if isinstance(reply, PenstockError):
         raise reply
     if isinstance(reply, Exception):
-        raise RedisUnavailable(f"Redis refused a command: {reply}; see `penstock doctor`")
+        raise denied(reply) or RedisUnavailable(f"Redis refused a command: {reply}; see `penstock doctor`")
     return reply

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from broker.errors import ResultExpired, ResultTimeout
+from broker.errors import ResultExpired, ResultTimeout, SubmitNotDurable
 from broker.intake import Answer, client_of
 from producer.options import check_key, digest
 
 if TYPE_CHECKING:
     from producer.channel import Channel, Packer
+    from producer.search import Search
 
 
 SPEC_TRIES = 5
@@ -52,6 +53,7 @@ class Ticket(msgspec.Struct, eq=False, gc=False):
     _at: int = 0
     _since: float = 0.0
     _found: str = ""  # entry, where a search found it
+    _search: Search | None = None  # under way, while it is looked for by its id alone
 
     @property
     def id(self) -> str:
@@ -148,8 +150,25 @@ class Parcel:
 def gone(ticket: Ticket) -> ResultExpired:
     """The error of a job that is neither queued nor ended in Redis."""
     return ResultExpired(
-        f"no job and no result {ticket.id}: the id is unknown, or its result is past its TTL; "
-        "submit again, with a longer result_ttl_s if it was read too late"
+        f"no job and no result {ticket.id}: the id is unknown, or its result is past its TTL, or Redis lost it (it was "
+        "emptied, or failed over); submit again, with a longer result_ttl_s if it was read too late"
+    )
+
+
+def not_found_yet(ticket: Ticket) -> ResultTimeout:
+    """The error of a job that must be found first, and was not in time among very many."""
+    return ResultTimeout(
+        f"job {ticket.id} was not found yet among those that wait; nothing was changed: ask again (the search goes on where "
+        "it stopped), or use the handle that submitted it"
+    )
+
+
+def not_durable(ticket: Ticket, answer: Answer) -> SubmitNotDurable:
+    """The error of jobs that are queued and not proven to be on disk; `ticket` is the last one of them."""
+    return SubmitNotDurable(
+        f"job {ticket.id} and those before it in this call are queued, and not proven to be on Redis' disk ({answer.doubt}); "
+        "they run unless its machine fails: keep their handles (error.accepted), do not submit them again",
+        job_id=ticket.id,
     )
 
 

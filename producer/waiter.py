@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from broker.connection import Link
+from broker.durability import Durability
 from broker.errors import RedisUnavailable, ResultExpired
 from broker.intake import state_of
 from producer import results, talks
@@ -12,14 +13,15 @@ from producer.channel import Channel
 from producer.line import Line
 from producer.reader import Reader
 from producer.results import Result
-from producer.tickets import LOOK_MOST_S, Sink, Ticket, gone, late
+from producer.search import SEARCH_S
+from producer.tickets import LOOK_MOST_S, Sink, Ticket, gone, late, not_found_yet
 
 
 class Model(Channel):
     """One model as this Producer uses it: beside the channel, the reader of its reply list."""
 
-    def __init__(self, name: str, client: str, url: str, patience_s: float) -> None:
-        super().__init__(name, client)
+    def __init__(self, name: str, client: str, url: str, patience_s: float, durability: Durability) -> None:
+        super().__init__(name, client, durability)
         self.url = url
         self.patience_s = patience_s
         self.unread = 0
@@ -69,7 +71,10 @@ class Waiter:
 
     def _look(self, place: Model, ticket: Ticket) -> str:
         """Looks for a job whose reply does not come; its state. Raises ResultExpired when it is nowhere."""
+        give_up_at = time.monotonic() + SEARCH_S
         state, outcomes = self._line.run(talks.look(place, ticket))
+        while state == "searching" and time.monotonic() < give_up_at:
+            state, outcomes = self._line.run(talks.look(place, ticket))
         for outcome in outcomes:
             place.reader.take(outcome)
         if outcomes and ticket._blob is None:  # its ticket was replaced in the mailbox by another one of the same id
@@ -97,8 +102,14 @@ class Waiter:
             except ResultExpired:
                 return "unknown"
             if ticket._blob is None:
-                return "unknown" if state == "hidden" else state
+                return "unknown" if state == "searching" else state
         return state_of(ticket._blob)
 
     def _cancel(self, ticket: Ticket) -> bool:
-        return self._line.run(talks.cancel(ticket._channel, ticket))
+        if ticket._blob is not None:
+            return False
+        give_up_at = time.monotonic() + SEARCH_S
+        while (state := self._line.run(talks.cancel(ticket._channel, ticket))) == "searching":
+            if time.monotonic() >= give_up_at:
+                raise not_found_yet(ticket)
+        return state == "cancelled"

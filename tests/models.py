@@ -204,8 +204,8 @@ def seq_mean(folder: Path) -> Artifact:
     )
 
 
-def text_length(folder: Path) -> Artifact:
-    """Takes text; gives {"length": characters}. An empty text fails alone, in preprocess. No torch."""
+def text_length(folder: Path, *, source: str = TEXT) -> Artifact:
+    """Takes text; gives {"length": characters}. An empty text fails alone, in preprocess. No torch. `source` is the pipeline."""
     from onnx import TensorProto, helper
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -216,7 +216,7 @@ def text_length(folder: Path) -> Artifact:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 4])],
         [],
     )
-    (folder / "pipeline.py").write_text(TEXT)
+    (folder / "pipeline.py").write_text(source)
     outputs = (TensorSpec(name="y", dtype="float32", shape=(4,)),)
     changes: dict[str, Any] = {"name": "text", "takes": "text", "outputs": outputs, "pipeline": "pipeline.py"}
     return write(folder, manifest("onnx", {"file": "model.onnx"}, **changes))

@@ -27,8 +27,9 @@ MAY_IMPORT = {
 }
 # single files that may do more: the artifact tools and the doctor look at what slots load and run on
 ALSO = {
-    "operators/models.py": ("workers.artifact",),
+    "operators/models.py": ("workers.artifact", "workers.trust"),
     "operators/doctor.py": ("workers.artifact", "workers.devices"),
+    "operators/journal.py": ("workers.exits",),
 }
 # third party -> where it may be imported: a file, a folder that ends in /, or a file's name
 ONLY_IN = {

@@ -24,7 +24,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -52,6 +52,7 @@ class Artifact:
     folder: Path
     manifest: Manifest
     options: Options
+    digest: str = ""  # sha256 of manifest.json as it was read; it stands for every file that the manifest names
     functions: frozenset[str] = frozenset()  # top-level names of pipeline.py
 
     @property
@@ -105,9 +106,16 @@ class Artifact:
         )
 
 
-def open_artifact(folder: Path | str) -> Artifact:
-    """Reads the manifest and checks every file it names. Raises ArtifactError: which file, what is wrong, the mend."""
+def open_artifact(folder: Path | str, *, digest: str = "") -> Artifact:
+    """Reads the manifest and checks every file it names. Raises ArtifactError: which file, what is wrong, the mend.
+
+    With `digest` it opens that very manifest and no other one: what somebody else looked at before.
+    """
     artifact = parse(folder)
+    if digest not in ("", artifact.digest):
+        raise ArtifactError(
+            f"{artifact.folder / MANIFEST}: changed since it was checked a moment ago; start the slot again once it is whole"
+        )
     for problem in artifact.problems():
         raise ArtifactError(problem)
     pipeline = artifact.manifest.pipeline
@@ -118,13 +126,14 @@ def open_artifact(folder: Path | str) -> Artifact:
         raise ArtifactError(
             f'{artifact.folder / pipeline}: takes is "{artifact.manifest.takes}", so it must define preprocess'
         )
-    return Artifact(artifact.folder, artifact.manifest, artifact.options, functions)
+    return replace(artifact, functions=functions)
 
 
 def parse(folder: Path | str) -> Artifact:
     """The manifest alone, checked in itself; no other file is opened. Raises ArtifactError."""
     folder = Path(folder).absolute()
-    return _artifact(folder, _read_manifest(folder))
+    data = _manifest_bytes(folder)
+    return replace(_artifact(folder, _decoded(folder, data)), digest=hashlib.sha256(data).hexdigest())
 
 
 def seal(folder: Path | str) -> Artifact:
@@ -133,7 +142,7 @@ def seal(folder: Path | str) -> Artifact:
     Hidden files and __pycache__ are left out.
     """
     folder = Path(folder).absolute()
-    raw = _read_manifest(folder)
+    raw = _decoded(folder, _manifest_bytes(folder))
     found = sorted(
         path for path in folder.rglob("*") if not path.is_dir() and not _is_ignored(path.relative_to(folder))
     )
@@ -146,7 +155,7 @@ def seal(folder: Path | str) -> Artifact:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(folder / MANIFEST)
-    return artifact
+    return replace(artifact, digest=hashlib.sha256(text + b"\n").hexdigest())
 
 
 def write(folder: Path | str, manifest: Manifest) -> Artifact:
@@ -161,7 +170,7 @@ def write(folder: Path | str, manifest: Manifest) -> Artifact:
 # --- reading and checking -------------------------------------------------------------------
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _manifest_bytes(folder: Path) -> bytes:
     path = folder / MANIFEST
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such folder; build the artifact, or correct `artifact` in pool.toml")
@@ -173,9 +182,14 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{path}: larger than {MANIFEST_LIMIT_BYTES} bytes; give the golden probe a seed instead of inputs"
         )
+    return data
+
+
+def _decoded(folder: Path, data: bytes) -> dict[str, Any]:
+    path = folder / MANIFEST
     try:
         raw = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(f"{path}: not JSON: {error}; rebuild the artifact") from None
     if not isinstance(raw, dict):
         raise ArtifactError(f"{path}: holds no JSON object; rebuild the artifact")

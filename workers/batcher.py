@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Callable
 
 import msgspec
 
@@ -101,6 +102,7 @@ class Batcher:
         self.max_rows = max_rows
         self.batch_bytes = batch_bytes
         self.rows = 0  # rows waiting
+        self.cap: Callable[[Dims], int] = lambda dims: max_rows  # rows a batch of that shape may have now
         self._shapes = Shapes(spec)
         self._packs = 0
         self._lanes: tuple[deque[_Waiting], ...] = tuple(deque() for _ in LANES)
@@ -145,22 +147,23 @@ class Batcher:
         self._packs += 1
         order = self._lanes[::-1] if self._packs % LOWEST_FIRST_EVERY == 0 else self._lanes
         head = next(lane[0] for lane in order if lane)
+        most = self.cap(head.dims)
         if head.job.deliveries > 1:
-            return self._take_alone(head)
+            return self._take_alone(head, most)
         pieces: list[Piece] = []
         rows = size = 0
         for lane in order:
-            rows, size = self._take_from(lane, head.dims, pieces, rows, size)
+            rows, size = self._take_from(lane, head.dims, most, pieces, rows, size)
         self.rows -= rows
         return Batch(pieces, rows, self.bucket(rows), head.dims)
 
     def _take_from(
-        self, lane: deque[_Waiting], dims: Dims, pieces: list[Piece], rows: int, size: int
+        self, lane: deque[_Waiting], dims: Dims, most: int, pieces: list[Piece], rows: int, size: int
     ) -> tuple[int, int]:
         """Takes what fits from one lane; rows and bytes of the batch so far."""
         passed: list[_Waiting] = []
         counted = 0
-        while lane and rows < self.max_rows:
+        while lane and rows < most:
             waiting = lane[0]
             job = waiting.job
             if waiting.dims != dims or job.deliveries > 1 or (rows and size + job.size > self.batch_bytes):
@@ -171,7 +174,7 @@ class Batcher:
             for overtaken in passed[counted:]:
                 overtaken.was_passed = True
             counted = len(passed)
-            take = min(waiting.rows_left, self.max_rows - rows)
+            take = min(waiting.rows_left, most - rows)
             pieces.append(Piece(job, waiting.start, waiting.start + take))
             rows += take
             size += job.size
@@ -186,10 +189,10 @@ class Batcher:
         """The row bucket that `rows` are padded to."""
         return self.row_buckets[bisect_left(self.row_buckets, rows)]
 
-    def _take_alone(self, waiting: _Waiting) -> Batch:
+    def _take_alone(self, waiting: _Waiting, most: int) -> Batch:
         lane = self._lanes[waiting.job.lane]
         lane.remove(waiting)
-        take = min(waiting.rows_left, self.max_rows)
+        take = min(waiting.rows_left, most)
         piece = Piece(waiting.job, waiting.start, waiting.start + take)
         if take < waiting.rows_left:
             waiting.start += take

@@ -23,6 +23,8 @@ from workers.board import Board
 TICK_S = 0.25
 READY_MS = 5_000  # a slot that beats no more counts as not ready after this
 FAILING_MS = 300_000
+SLEPT_S = 2.0  # a wait that lasts so much longer means that the whole process was stopped
+SWEEP_S = 1.0  # a dead host's jobs go on within the lease time and two of these
 STUCK_S = 10.0  # a loop that made no progress for so long is stuck, whatever the engine does
 
 log = structlog.get_logger()
@@ -51,22 +53,29 @@ class Beat(threading.Thread):
         self._over = threading.Event()
         self._soon = threading.Event()
         self._next_beat = self._next_renewal = 0.0
-        self._next_sweep = clock() + settings.lease_s / 2
+        self._awake_since = 0.0
+        self._next_sweep = self._next_recount = clock() + settings.lease_s / 2
 
     def run(self) -> None:
         while not self._over.is_set():
+            self.watch(self._clock())  # whether Redis answers or not
             try:
                 if self._link.fileno() < 0:
                     self._link.connect()
+                    self.came_back(self._clock())
                 self.tick(self._clock())
             except LOST:
                 self._link.close()
             except Exception as error:  # noqa: BLE001 - the thread's edge: a dead beat would cost the slot its leases
                 if not is_missing_group(error):
                     log.warning("beat failed", slot=self._board.name, error=str(error), retry_in_s=TICK_S)
-            self._soon.wait(TICK_S)
-            self._soon.clear()
+            self._rest()
         self._link.close()
+
+    def came_back(self, now: float) -> None:
+        """After a connect: others were perhaps cut off as well, so each renews its leases before anybody sweeps."""
+        self._next_beat = self._next_renewal = 0.0
+        self._next_sweep = max(self._next_sweep, now + self._settings.lease_s)
 
     def hurry(self) -> None:
         """Beats now: the state changed and somebody may be waiting for it."""
@@ -79,20 +88,37 @@ class Beat(threading.Thread):
         self._soon.set()
         self.join(5)
 
+    def _rest(self) -> None:
+        began = self._clock()
+        self._soon.wait(TICK_S)
+        self._soon.clear()
+        now = self._clock()
+        if now - began > TICK_S + SLEPT_S:  # SIGSTOP, or a machine that slept: the loop slept as well
+            self._awake_since = now
+
+    def silent_s(self, now: float) -> float:
+        """For how long the loop has made no progress while this process could; 0 before it runs."""
+        progress_at = self._board.progress_at
+        return now - max(progress_at, self._awake_since) if progress_at else 0.0
+
+    def watch(self, now: float) -> None:
+        """Ends the process of a loop that hangs for good."""
+        if self.silent_s(now) > self._settings.lease_s + self._settings.hang_floor_s and self._on_stuck is not None:
+            self._on_stuck()
+
     def tick(self, now: float) -> None:
         """What is due at monotonic time `now`, in one round trip."""
         board, settings = self._board, self._settings
-        silent_s = now - board.progress_at if board.progress_at else 0.0
+        silent_s = self.silent_s(now)
         is_stuck = silent_s > STUCK_S
-        if silent_s > settings.lease_s + settings.hang_floor_s and self._on_stuck is not None:
-            self._on_stuck()
         commands: list[Command] = []
         pulse_at, sweep_at, frees_place = -1, -1, board.frees_place
         if board.model and not is_stuck:
             commands.append(self._queue.move())
         if now >= self._next_beat:
             self._next_beat = now + settings.beat_s
-            commands.append(roster.announce(board.name, board.fields()))
+            fields = board.fields() | {"silent_ms": round(silent_s * 1000)}
+            commands.append(roster.announce(board.name, fields))
             if board.model:
                 leases: list[tuple[int, bytes]] = []
                 if now >= self._next_renewal and not is_stuck:
@@ -109,9 +135,12 @@ class Beat(threading.Thread):
                     )
                 )
         if board.model and now >= self._next_sweep:
-            self._next_sweep = now + settings.lease_s / 2
+            self._next_sweep = now + min(SWEEP_S, settings.lease_s / 2)
+            is_recounting = now >= self._next_recount
+            if is_recounting:
+                self._next_recount = now + settings.lease_s / 2
             sweep_at = len(commands)
-            commands.append(self._queue.sweep(lease_ms=round(settings.lease_s * 1000)))
+            commands.append(self._queue.sweep(lease_ms=round(settings.lease_s * 1000), is_recounting=is_recounting))
         if commands:
             replies = self._link.call_all(commands)
             if pulse_at >= 0 and not isinstance(replies[pulse_at], Exception):
@@ -135,6 +164,6 @@ class Beat(threading.Thread):
             if isinstance(reply, Exception):
                 if "NOSCRIPT" in str(reply):
                     self._link.reload()
-                    self._next_beat = 0.0
+                    self._next_beat = self._next_renewal = 0.0
                 elif not is_missing_group(reply):
                     raise reply

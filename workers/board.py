@@ -5,6 +5,7 @@ Every field is replaced whole, so that a reader in another thread sees the old o
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from statistics import quantiles
 
@@ -64,6 +65,7 @@ class Board:
             "device_bytes": "" if self.device_bytes is None else self.device_bytes,
             "device_baseline_bytes": "" if self.device_baseline_bytes is None else self.device_baseline_bytes,
             "since_ms": self.since_ms,
+            "silent_ms": round((time.monotonic() - self.progress_at) * 1000) if self.progress_at else 0,
             "load_s": round(self.load_s, 3),
             "p50_ms": round(centiles[49], 3),
             "p99_ms": round(centiles[98], 3),

@@ -12,11 +12,12 @@ import select
 import socket
 from typing import Protocol
 
-from broker.errors import ArtifactError
+from broker.errors import ArtifactError, DecodeError
 from workers import exchange
 from workers.artifact import Artifact
 from workers.exchange import FromEngine, LoadFailed, Measure, Measured, Ran, Ready, Run
 from workers.forward import slab_bytes
+from workers.progress import Progress
 from workers.slabs import Slab
 
 SLABS = 2  # one runs while the next is filled
@@ -31,6 +32,7 @@ class Engine(Protocol):
     """What the slot needs of an engine."""
 
     slabs: list[Slab]
+    progress: Progress
 
     def start(self) -> None:
         """Begins loading; `poll_ready` tells when it is done."""
@@ -70,6 +72,8 @@ class EngineProcess:
         self, artifact: Artifact, *, slabs: list[Slab], device: str, threads: int, row_buckets: tuple[int, ...]
     ) -> None:
         self.slabs = slabs
+        self.progress = Progress()
+        self._survives = False
         self._artifact = artifact
         self._device = device
         self._threads = threads
@@ -84,8 +88,9 @@ class EngineProcess:
         self._process = context.Process(
             target=_enter,
             args=(
-                str(self._artifact.folder), self._device, self._threads, self._row_buckets, sizes,
-                [_Passed(slab.fd) for slab in self.slabs], _Passed(theirs.fileno()), os.getpid(),
+                str(self._artifact.folder), self._artifact.digest, self._device, self._threads, self._row_buckets, sizes,
+                [_Passed(slab.fd) for slab in self.slabs], _Passed(self.progress.fd), _Passed(theirs.fileno()),
+                os.getpid(),
             ),
             name="penstock-engine",
             daemon=True,
@@ -125,8 +130,9 @@ class EngineProcess:
         if self._process is None or self._process.pid is None:
             return True
         self._process.kill()
-        self._process.join(KILL_WAIT_S)
-        return self._process.exitcode is not None
+        self._process.join(0.0 if self._survives else KILL_WAIT_S)
+        self._survives = self._process.exitcode is None
+        return not self._survives
 
     def close(self) -> None:
         if self._end is not None:
@@ -135,6 +141,7 @@ class EngineProcess:
         if self._process is not None and self._process.exitcode is not None:
             self._process.close()
             self._process = None
+        self.progress.close()
         for slab in self.slabs:
             slab.close()
 
@@ -144,7 +151,11 @@ class EngineProcess:
 
     def _read(self) -> FromEngine:
         assert self._end is not None
-        message = exchange.read_for_slot(self._end)
+        try:
+            message = exchange.read_for_slot(self._end)
+        except DecodeError as error:  # code of the artifact's own runs beside it: no word of such an engine counts
+            self.kill()
+            raise EngineDied(str(error)) from None
         if message is None:
             raise EngineDied(self._epitaph())
         return message
@@ -187,6 +198,7 @@ class InlineEngine:
         self, artifact: Artifact, *, slabs: list[Slab], device: str, threads: int, row_buckets: tuple[int, ...]
     ) -> None:
         self.slabs = slabs
+        self.progress = Progress()
         self._artifact = artifact
         self._device = device
         self._threads = threads
@@ -199,7 +211,7 @@ class InlineEngine:
         self._engine = engine
         self._forward, self._ready = engine.load_and_warm(
             str(self._artifact.folder), device=self._device, threads=self._threads, slabs=self.slabs,
-            row_buckets=self._row_buckets,
+            row_buckets=self._row_buckets, stamp=self.progress.stamp, digest=self._artifact.digest,
         )  # fmt: skip
 
     def poll_ready(self) -> Ready | None:
@@ -221,6 +233,7 @@ class InlineEngine:
         return True
 
     def close(self) -> None:
+        self.progress.close()
         for slab in self.slabs:
             slab.close()
 

@@ -7,10 +7,14 @@ gone: the engine exits, the slot blames the batch.
 from __future__ import annotations
 
 import socket
+from typing import TypeVar
 
 import msgspec
 
+from broker.errors import DecodeError
+
 PACKET_BYTES = 1 << 20
+T = TypeVar("T")
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -68,14 +72,22 @@ class Timed(msgspec.Struct, frozen=True, array_like=True):
     ms: float
 
 
+class TooLarge(msgspec.Struct, frozen=True, array_like=True):
+    """A batch of `rows` padded rows at `dims` found no room on the device in the warm-up."""
+
+    rows: int
+    dims: tuple[int, ...]
+
+
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=5):
-    """The engine is loaded and every bucket is warm."""
+    """The engine is loaded and every bucket is warm, except those in `too_large` and larger ones of the same dims."""
 
     pid: int
     device: str
     load_s: float
     usage: Measured
     times: list[Timed]
+    too_large: list[TooLarge] = []
 
 
 class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag=6):
@@ -92,6 +104,13 @@ _to_engine = msgspec.msgpack.Decoder(ToEngine)
 _from_engine = msgspec.msgpack.Decoder(FromEngine)
 
 
+def _decoded(decoder: msgspec.msgpack.Decoder[T], packet: bytes) -> T:
+    try:
+        return decoder.decode(packet)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:  # ValueError: text that is not UTF-8
+        raise DecodeError(f"a message between slot and engine is garbled: {error}") from None
+
+
 def pair() -> tuple[socket.socket, socket.socket]:
     """A connected pair: the slot's end and the engine's."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -106,13 +125,13 @@ def read_for_engine(end: socket.socket) -> ToEngine | None:
         packet = end.recv(PACKET_BYTES)
     except ConnectionResetError:
         return None
-    return _to_engine.decode(packet) if packet else None
+    return _decoded(_to_engine, packet) if packet else None
 
 
 def read_for_slot(end: socket.socket) -> FromEngine | None:
-    """The next message for the slot; None when the engine is gone."""
+    """The next message for the slot; None when the engine is gone. Raises DecodeError."""
     try:
         packet = end.recv(PACKET_BYTES)
     except ConnectionResetError:
         return None
-    return _from_engine.decode(packet) if packet else None
+    return _decoded(_from_engine, packet) if packet else None

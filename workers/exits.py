@@ -21,6 +21,7 @@ class Exit(IntEnum):
     LOAD_FAILED = 70
     HANG = 71
     CRASHED = 72
+    DEVICE_FAULT = 73
     MISCONFIGURED = 78
 
     @property
@@ -30,4 +31,5 @@ class Exit(IntEnum):
 
 
 KILLED = "killed"  # what the next incarnation writes for a predecessor that could not say anything
+BLAMING = (Exit.ENGINE_DIED, Exit.HANG, Exit.DEVICE_FAULT)  # the batch in the engine is marked
 RETIREMENTS = (Exit.MAX_JOBS, Exit.MAX_AGE, Exit.HOST_GROWTH, Exit.DEVICE_GROWTH)

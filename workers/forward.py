@@ -16,9 +16,11 @@ import msgspec
 import numpy as np
 
 from broker.codec import ITEM_BYTES
+from broker.errors import ArtifactError
 from broker.spec import ModelSpec, TensorSpec
 from workers.backends import Arrays, Backend
 from workers.exchange import Note, Ran, Run
+from workers.failures import POLICIES, Action, Finding, Kind, classify, describe
 from workers.slabs import Slab, layout
 
 Columns = tuple[tuple[str, str, tuple[int, ...]], ...]
@@ -46,8 +48,18 @@ def input_columns(spec: ModelSpec, dims: Sequence[int]) -> Columns:
 class Forward:
     """A backend with its slabs. `run` never raises for what a model or its pipeline does."""
 
-    def __init__(self, spec: ModelSpec, backend: Backend, slabs: Sequence[Slab], pipeline: Pipeline | None) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        backend: Backend,
+        slabs: Sequence[Slab],
+        pipeline: Pipeline | None,
+        *,
+        stamp: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`stamp` is called at the end of each phase, for the slot that watches."""
         self.backend = backend
+        self.stamp = stamp
         self._spec = spec
         self._slabs = slabs
         self._preprocess = getattr(pipeline, "preprocess", None)
@@ -57,30 +69,65 @@ class Forward:
         self._out_views: dict[tuple[int, int, Columns], tuple[Arrays, int]] = {}
 
     def run(self, message: Run) -> Ran:
-        """One forward; what went wrong stands in the answer."""
+        """One forward; what went wrong stands in the answer. After `device_fault` the process must end."""
         began = time.perf_counter()
         notes: list[Note] = []
         try:
-            if message.lengths is None:
-                key = (message.slab, message.bucket, message.dims)
-                inputs = self._views.get(key)
-                if inputs is None:
-                    places, _ = layout(input_columns(self._spec, message.dims), message.bucket)
-                    inputs = self._views[key] = self._slabs[message.slab].inputs(places)
-            else:
-                inputs = self._make_tensors(message, notes)
-            outputs = self.backend.run(inputs)
-            forward_ms = (time.perf_counter() - began) * 1e3
-            if self._bounded:
-                self._check_bounds(outputs, message.rows, notes)
-            if self._postprocess is not None:
-                return self._write_values(message, self._postprocess(outputs, message.rows), forward_ms, notes)
-            return self._write_tensors(message, outputs, forward_ms, notes)
+            return self._try(message, began, notes)
         except Exception as error:  # noqa: BLE001 - the process edge: what a model raises must reach its jobs
-            text = f"{type(error).__name__}: {error}"[:2000]
-            # What another try may mend: a pipeline that asks elsewhere and was not answered.
-            reason = "transient_error" if isinstance(error, ConnectionError | TimeoutError) else "model_error"
-            return Ran(message.seq, (time.perf_counter() - began) * 1e3, notes=notes, error=text, reason=reason)
+            finding = classify(error)
+            text = describe(error, finding)[:2000]
+        # Past the except block, since the traceback kept the failed batch's tensors alive.
+        kind = finding.kind if self._is_sound(finding) else Kind.DEVICE_FAULT
+        if kind is Kind.OUT_OF_MEMORY and message.rows == 1 and not self._has_room(message):
+            kind = Kind.DEVICE_FULL
+        return Ran(
+            message.seq, (time.perf_counter() - began) * 1e3, notes=notes, error=text, reason=POLICIES[kind].reason
+        )
+
+    def _try(self, message: Run, began: float, notes: list[Note]) -> Ran:
+        if message.lengths is None:
+            key = (message.slab, message.bucket, message.dims)
+            inputs = self._views.get(key)
+            if inputs is None:
+                places, _ = layout(input_columns(self._spec, message.dims), message.bucket)
+                inputs = self._views[key] = self._slabs[message.slab].inputs(places)
+        else:
+            inputs = self._make_tensors(message, notes)
+            self.stamp()
+        outputs = self.backend.run(inputs)
+        self.stamp()
+        forward_ms = (time.perf_counter() - began) * 1e3
+        if self._bounded:
+            self._check_bounds(outputs, message.rows, notes)
+        if self._postprocess is not None:
+            return self._write_values(message, self._postprocess(outputs, message.rows), forward_ms, notes)
+        return self._write_tensors(message, outputs, forward_ms, notes)
+
+    def _is_sound(self, finding: Finding) -> bool:
+        """Whether the device can go on: frees what there is to free, and asks it where the error leaves that open."""
+        try:
+            if finding.kind is Kind.OUT_OF_MEMORY:
+                self.backend.free()
+            elif not finding.needs_probe:
+                return True
+            return self.backend.probe()
+        except Exception:  # noqa: BLE001 - a device that cannot even be asked is not one to serve with
+            return False
+
+    def _has_room(self, message: Run) -> bool:
+        """Whether an empty batch of that size still fits, as it did in the warm-up: then the row itself asks for too much."""
+        buckets = self._spec.buckets
+        dims = message.dims if message.lengths is None else [buckets[name][0] for name in sorted(buckets)]
+        columns = input_columns(self._spec, dims)
+        try:
+            self.backend.run({name: np.zeros((message.bucket, *shape), dtype) for name, dtype, shape in columns})
+        except Exception as error:  # noqa: BLE001 - whatever else it is, the job's own error was told already
+            is_full = classify(error).kind is Kind.OUT_OF_MEMORY
+        else:
+            return True
+        self.backend.free()
+        return not is_full
 
     # --- raw input --------------------------------------------------------------------------
 
@@ -101,10 +148,14 @@ class Forward:
         for row, one in enumerate(made):
             try:
                 good.append((row, self._checked(one)))
-            except Exception as error:  # noqa: BLE001 - one item's trouble, whatever preprocess made of it, is that item's
+            except Exception as error:  # one item's trouble, whatever preprocess made of it, is that item's
+                kind = classify(error).kind
+                if POLICIES[kind].action in (Action.HALVE, Action.GIVE_BACK):
+                    raise  # but not the device's
+                kind = kind if kind is Kind.TRANSIENT else Kind.INPUT_ERROR
                 text = f"{type(error).__name__}: {error}"
                 most = max(20, min(NOTE_CHARACTERS, NOTES_CHARACTERS // len(items)))
-                notes.append(Note(row, True, "input_error", text[:most]))
+                notes.append(Note(row, True, POLICIES[kind].reason, text[:most]))
         columns = input_columns(self._spec, self._dims_of([one for _, one in good]))
         arrays: Arrays = {}
         for (name, dtype, shape), tensor in zip(columns, self._spec.inputs, strict=True):
@@ -171,7 +222,7 @@ class Forward:
                 raise TypeError(f"the model gives {unknown[0]}, which results cannot carry; cast it in the model")
             places, size = layout(columns, message.bucket)
             if size > slab.output_bytes:
-                raise MemoryError(
+                raise ArtifactError(
                     f"outputs take {size} bytes, {slab.output_bytes} were foreseen by the manifest's shapes"
                 )
             known = self._out_views[key] = (slab.outputs(places), size)

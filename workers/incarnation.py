@@ -29,6 +29,10 @@ class Note(msgspec.Struct):
     exit: str = ""
     has_settled: bool = False
     fruitless: int = 0
+    device: str = ""
+    engine_pid: int = 0
+    engine_started: str = ""  # tells the engine from a later process of that pid
+    suspects: list[str] = []  # leases the kill before held; a second kill that holds them may mark them
 
 
 class Incarnation:
@@ -52,7 +56,8 @@ class Incarnation:
                     ) from None
                 time.sleep(0.05)
         self.before = self._read()
-        self.note = Note(incarnation=self.id, pid=os.getpid(), fruitless=self._fruitless())
+        suspects = self.before.suspects if self.was_killed else []
+        self.note = Note(incarnation=self.id, pid=os.getpid(), fruitless=self._fruitless(), suspects=suspects)
         self._write()
 
     @property
@@ -67,6 +72,16 @@ class Incarnation:
     def begin(self, model: str) -> None:
         """Notes what this life serves."""
         self.note.model = model
+        self._write()
+
+    def suspect(self, leases: list[str]) -> None:
+        """Notes whom the next take-over marks, should this life be killed with them in hand."""
+        self.note.suspects = leases
+        self._write()
+
+    def start_engine(self, device: str, pid: int, started: str) -> None:
+        """Notes the engine, so that the next life finds it should it not die."""
+        self.note.device, self.note.engine_pid, self.note.engine_started = device, pid, started
         self._write()
 
     def settled(self) -> None:

@@ -17,18 +17,21 @@ import structlog
 from broker.connection import LOST, Command, is_missing_group
 from broker.errors import RedisUnavailable
 from broker.messages import Job
-from broker.queue import Claimed, Ended, Fault, Queue
+from broker.queue import MOST_MARKS, Claimed, Ended, Fault, Queue
 from workers.board import Board
 from workers.claimer import Claimer
+from workers.failures import POLICIES, Kind
 from workers.faults import broken, fault_of
-from workers.runner import MOST_MARKS
+from workers.forgotten import Forgotten
 from workers.wire import Handler, Pair, Wire
 
 log = structlog.get_logger()
 
 SETTLE_BYTES = 2 << 20  # of outcomes in one script call; none should handle more than 4 MB
 OFFSET_LIVES_S = 10.0
-FIRST_PAUSE_S, MOST_PAUSE_S = 0.05, 2.0
+SILENT_S = 10.0  # twice a link's read timeout: a host that vanished closes no connection, and TCP alone takes minutes
+_BACK_OFF = POLICIES[Kind.REDIS_LOSS]
+FIRST_PAUSE_S, MOST_PAUSE_S = _BACK_OFF.first_ms / 1e3, _BACK_OFF.most_ms / 1e3
 
 
 class Leases:
@@ -49,6 +52,7 @@ class Leases:
         """`restore` publishes groups and spec again after Redis forgot them."""
         self.wire = wire
         self.claimed_ms: dict[bytes, float] = {}  # entry -> Redis time of its claim
+        self.forgotten = Forgotten()
         self.is_leaving = False  # jobs that still arrive are returned at once
         self.lost_since: float | None = None
         self._queue = queue
@@ -67,6 +71,7 @@ class Leases:
         self._worn: set[bytes] = set()
         self._faults: list[Fault] = []  # found at claim time, sent with the next talk
         self._next_ghosts = clock() + lease_s / 2
+        self._heard_at = clock()
         self._reconnect_at, self._pause_s = 0.0, FIRST_PAUSE_S
         self.claimer = Claimer(
             queue=queue, take=self._take, set_time=self._set_time, is_refused=self._is_refused, clock=clock
@@ -103,11 +108,13 @@ class Leases:
 
         `room_rows` 0 claims nothing, `block_ms` 0 does not block. Nothing is sent while a blocked read is out: Redis would not look at it.
         """
+        self._watch_silence()
         if self.claimer.is_blocked or (self.lost_since is not None and not self._reconnect()):
             return False
         try:
             pairs: list[Pair] = []
-            faults = faults + self._faults
+            ended = self.forgotten.ended(ended)
+            faults = self.forgotten.faults(faults + self._faults)
             if ended or faults:
                 self._faults = []
                 pairs += self._settle_pairs(ended, faults)
@@ -127,8 +134,17 @@ class Leases:
         """Reads the answers that are there; call it when the wire is readable."""
         try:
             self.wire.pump()
+            self._heard_at = self._clock()
         except LOST as error:
             self.lose(error)
+
+    def _watch_silence(self) -> None:
+        """An answer that does not come for so long is not coming: Redis' host is gone, or will not say."""
+        now = self._clock()
+        if not len(self.wire):
+            self._heard_at = now
+        elif now - self._heard_at > SILENT_S:
+            self.lose(TimeoutError(f"no answer for {SILENT_S:g} s"))
 
     def ask(self, command: Command, handler: Handler) -> None:
         """Sends one more command, unless a blocked read is out or Redis is away."""
@@ -167,11 +183,9 @@ class Leases:
             if job.entry in self._board.held:
                 continue  # lost by a sweep and claimed again, by us: the copy in hand goes on
             self._board.held[job.entry] = job.lane
+            self.forgotten.took(job.entry, job.id)
             self.claimed_ms[job.entry] = now_ms
-            if job.deliveries > MOST_MARKS:
-                text = f"{job.deliveries - 1} slots or engines died while they held this job"
-                self._faults.append(fault_of(job, "dead", reason="crash_marks", text=text, now_ms=now_ms))
-            elif 0 < job.deadline_ms <= now_ms:
+            if 0 < job.deadline_ms <= now_ms:
                 text = f"the deadline passed {now_ms - job.deadline_ms:.0f} ms ago, before the forward began"
                 self._faults.append(fault_of(job, "expired", reason="deadline", text=text, now_ms=now_ms))
             elif job.deliveries == MOST_MARKS and self._worn:
@@ -224,6 +238,7 @@ class Leases:
 
     def _let_go(self, entry: bytes) -> None:
         self._board.held.pop(entry, None)
+        self.forgotten.let_go(entry)
         self.claimed_ms.pop(entry, None)
         self._worn.discard(entry)
 
@@ -277,14 +292,36 @@ class Leases:
         try:
             self.wire.link.connect()
             self._restore()  # a server that came back empty, or another one, knows neither groups nor spec
+            self._drop_forgotten()
             pairs, self._unreturned = self._unreturned, []
-            for number in list(self._settling):
-                pairs += self._settle_pairs(*self._settling.pop(number))
+            for number, (ended, faults) in list(self._settling.items()):
+                left = self.forgotten.ended(ended), self.forgotten.faults(faults)
+                if any(left):
+                    del self._settling[number]
+                    pairs += self._settle_pairs(*left)
+                else:  # all of it had arrived, or was forgotten
+                    self._settled(number, 0)
             self.wire.send(*pairs, *self._ghost_pairs())
         except (*LOST, RedisUnavailable) as error:
             self.lose(error)
             return False
+        self._heard_at = self._clock()
         log.info("redis is back", after_s=round(self._clock() - (self.lost_since or 0.0), 2))
         self.lost_since = None
         self.claimer.claims.note_dry(is_dry=False)
         return True
+
+    def _drop_forgotten(self) -> None:
+        """Compares what is in hand with what Redis calls ours. Begins with a write, so that a server which takes none (a
+        replica, a full disk) counts as away still and is not asked again and again."""
+        held = self._board.held
+        _, *replies = self.wire.link.call_all(self._queue.own_leases(len(held)))
+        pending: list[tuple[int, bytes]] = []
+        for lane, reply in enumerate(replies):
+            if not self._is_refused(reply):
+                pending += [(lane, entry) for entry, *_ in reply]
+        gone = self.forgotten.compare(held, pending)
+        for entry in gone:
+            self._let_go(entry)
+        if gone:
+            log.warning("redis forgot leases", count=len(gone), next="what was claimed under them is not settled by us")

@@ -1,41 +1,50 @@
 """One life of one slot, from its lock to its exit code: builds the parts, runs them, leaves word.
 
-In order: lock (the life before is dead), assignment, back-off, take-over of the leases left behind, artifact, engine, ready.
+In order: lock (the life before is dead), assignment, take-over of the leases left behind, back-off, artifact, engine, ready.
 Whatever raises on the way ends it with a named code; supervisord starts the next life.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable
 
 import structlog
 
-from broker import roster, spec
-from broker.connection import LOST, Link
-from broker.errors import ArtifactError, ConfigError, DeviceError, RedisUnavailable
+from broker import caps, roster, spec
+from broker.connection import LOST, Link, NoPermissionError, refused
+from broker.errors import ArtifactError, ConfigError, DeviceError, RedisRefused, RedisUnavailable
 from broker.queue import Queue
 from broker.roster import Assignment
 from broker.settings import Settings
+from workers import trust
 from workers.artifact import Artifact, open_artifact
 from workers.batcher import Batcher
 from workers.beat import Beat
+from workers.blame import Blame
 from workers.board import Board
+from workers.caps import Caps
+from workers.custody import Custody
 from workers.engine_client import Engine, EngineDied, EngineProcess, InlineEngine, make_slabs
 from workers.exchange import Ready
-from workers.exits import KILLED, Exit
+from workers.exits import BLAMING, KILLED, Exit
 from workers.incarnation import Incarnation
 from workers.outcomes import Outcomes
 from workers.retire import Retirement, Verdict
 from workers.slot import Slot
 from workers.stow import Stower
+from workers.take_over import take_over
 from workers.wire import Wire
 
 log = structlog.get_logger()
 REDIS_PATIENCE_S = 30.0
 RAW_FLOOR_BYTES = 4 << 20
 WAIT_SLICE_S = 0.1
+ORPHAN_DRAIN_S = 1.5  # to finish, and again to tell Redis, when the supervisor died
+ORPHAN_MOST_S = 4.0
 
 
 class Stopped(Exception):
@@ -53,6 +62,7 @@ class Life:
         self.name = roster.slot_name(settings.host, number)
         self.is_inline = is_inline
         self.is_stopping = False
+        self.is_orphan = False
         self.has_ended = False
         self.slot: Slot | None = None
         self.engine: Engine | None = None
@@ -63,13 +73,39 @@ class Life:
         self.is_stopping = True
         slot = self.slot
         if slot is not None:
+            self._tell(slot)
+
+    def abandon(self) -> None:
+        """The supervisor died: nobody restarts this slot any more or ends its engine, so both end within seconds."""
+        log.warning("supervisord is gone", slot=self.name, next="the slot drains and ends", within_s=ORPHAN_MOST_S)
+        self.is_orphan = True
+        self.stop()
+        timer = threading.Timer(ORPHAN_MOST_S, self._give_up)
+        timer.daemon = True
+        timer.start()
+
+    def _give_up(self) -> None:
+        """Ends an orphan that something holds up. Its leases are returned by the next life, unmarked: nothing is to blame."""
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # not built yet, or closed by the loop meanwhile
+            self.blame.clear()
+            self.incarnation.end(Exit.DRAINED.reason, is_fault=False)
+            self.custody.signal()
+        os._exit(int(Exit.DRAINED))
+
+    def _tell(self, slot: Slot) -> None:
+        if self.is_orphan:
+            slot.leave(detail="supervisord is gone", within_s=ORPHAN_DRAIN_S)
+        else:
             slot.leave()
 
     def live(self) -> Exit:
         """From the lock to the exit code. Raises ConfigError, RedisUnavailable."""
         self.incarnation = Incarnation(self.settings.var, self.number)
+        self.blame = Blame(self.settings.var, self.number)
+        self.custody = Custody(self.settings.var, self.number, self.incarnation)
         self.board = Board(name=self.name, incarnation=self.incarnation.id, pid=os.getpid())
-        link = Link(self.settings.redis_url)
+        self._url = self.settings.redis_url_as("worker")
+        link = Link(self._url)
         try:
             return self._live(link)
         finally:
@@ -82,13 +118,20 @@ class Life:
                 slot, self.slot = self.slot, None
                 slot.close()
             link.close()
+            self.blame.close()
             self.incarnation.close()
 
     def _live(self, link: Link) -> Exit:
-        link.connect_within(REDIS_PATIENCE_S, wait=self._pause)
-        if self.incarnation.was_killed:
-            roster.record_exit(link, self.name, KILLED, "left no word", 0)
         try:
+            link.connect_within(REDIS_PATIENCE_S, wait=self._pause)
+        except RedisRefused as error:
+            self.incarnation.end(Exit.MISCONFIGURED.reason, is_fault=True)  # so that the next life backs off
+            log.error("slot cannot start", slot=self.name, error=str(error), retry_in_s=self.incarnation.back_off_s())
+            self._pause(self.incarnation.back_off_s())
+            return Exit.MISCONFIGURED
+        try:
+            if self.incarnation.was_killed:
+                roster.record_exit(link, self.name, KILLED, "left no word", 0)
             verdict = self._serve(link)
         except (*LOST, RedisUnavailable) as error:
             verdict = Verdict(Exit.REDIS_LOST, f"Redis was lost before the slot was ready: {error}")
@@ -100,6 +143,8 @@ class Life:
             verdict = Verdict(Exit.LOAD_FAILED, f"{error} while it loaded the model")
         except ConfigError:
             raise
+        except NoPermissionError as error:
+            verdict = Verdict(Exit.MISCONFIGURED, str(refused(self._url, error)))
         except Exception as error:  # the process edge: a slot must not stay up without its loop
             log.exception("slot crashed", slot=self.name, next="supervisord starts it again; its leases are returned")
             verdict = Verdict(Exit.CRASHED, " ".join(f"{type(error).__name__}: {error}".split())[:500])
@@ -119,21 +164,23 @@ class Life:
         self.beat = Beat(
             board=board,
             queue=queue,
-            link=Link(self.settings.redis_url),
+            link=Link(self._url),
             settings=self.settings.slot,
-            on_stuck=self._die if self.owns_process else None,
+            on_stuck=self._die if self.owns_process and not self.is_inline else None,  # a debugger may hold the loop
         )
         self.beat.start()
+        self._take_over(link, queue)  # before the back-off: the jobs need not wait for it
         self._back_off()
-        self._take_over(link, queue)
+        self.blame.begin(self.incarnation.id)
         self.incarnation.begin(model)
+        self.custody.check(assignment.device)
         board.state = "loading"
         board.reason = ""
         self.beat.hurry()
         artifact = self._open(assignment)
 
         def publish() -> None:
-            beside = Link(self.settings.redis_url)  # the slot's own link may have answers under way
+            beside = Link(self._url)  # the slot's own link may have answers under way
             try:
                 beside.connect()
                 queue.ensure_groups(beside)
@@ -148,6 +195,7 @@ class Life:
         engine = self._start_engine(artifact, assignment, row_buckets, raw_bytes)
         ready = self._await_ready(engine)
         self._note_ready(artifact, ready)
+        device = f"{self.settings.host}/{assignment.device}"
         slot = self.slot = Slot(
             queue=queue,
             wire=Wire(link),
@@ -163,9 +211,13 @@ class Life:
             restore=publish,
             on_settled=self.incarnation.settled,
             hurry=self.beat.hurry,
+            caps=self._caps(link, model, device, row_buckets, ready),
+            device=device,
+            times=ready.times,
+            blame=self.blame,
         )
         if self.is_stopping:
-            slot.leave()
+            self._tell(slot)
         log.info("slot ready", slot=self.name, model=model, version=artifact.spec.version, device=ready.device,
                  load_s=round(ready.load_s, 2))  # fmt: skip
         return slot.run()
@@ -182,24 +234,16 @@ class Life:
                 )
                 is_told = True
             self.board.state = "unassigned"
-            link.call_all([roster.announce(self.name, self.board.fields())])
+            link.run_all([roster.announce(self.name, self.board.fields())])
             self._pause(1.0)
 
     def _take_over(self, link: Link, queue: Queue) -> None:
-        """The lock proves that all earlier lives of this slot are dead: their leases go back before the model loads.
-
-        Marked only after a life that was killed; the others have marked what was to blame themselves.
-        """
+        """The lock proves that all earlier lives of this slot are dead: their leases go back before the model loads."""
         before = self.incarnation.before
         queues = [queue]
         if before.model not in ("", queue.model):
             queues.append(Queue(before.model, queue.consumer))
-        for one in queues:
-            mine = f"{self.name}."
-            dead = sorted(name for name in one.consumers(link) if name.startswith(mine) and name != one.consumer)
-            if dead:
-                returned = one.take_over(link, dead, marks=int(self.incarnation.was_killed))
-                log.info("took over", slot=self.name, model=one.model, lives=len(dead), leases_returned=returned)
+        take_over(link, queues, slot=self.name, incarnation=self.incarnation, blame=self.blame)
 
     def _back_off(self) -> None:
         seconds = self.incarnation.back_off_s()
@@ -209,11 +253,14 @@ class Life:
                 f"{self.incarnation.note.fruitless} lives in a row settled nothing (last: {before.exit or KILLED})"
             )
             self.board.is_failing = True
+            if self.beat is not None:
+                self.beat.hurry()
             log.warning("backing off", slot=self.name, reason=self.board.reason, retry_in_s=seconds)
             self._pause(seconds)
 
     def _open(self, assignment: Assignment) -> Artifact:
         artifact = open_artifact(assignment.artifact)
+        trust.require(artifact, self.settings.trusted)
         if artifact.spec.name != assignment.model:
             raise ArtifactError(
                 f"{assignment.artifact} holds model {artifact.spec.name!r}, the slot is assigned {assignment.model!r}; "
@@ -231,6 +278,7 @@ class Life:
         )
         engine.start()
         self.board.engine_pid = engine.pid
+        self.custody.take(engine)
         return engine
 
     def _await_ready(self, engine: Engine) -> Ready:
@@ -242,6 +290,17 @@ class Life:
                 )
             self._pause(0.01)
         return ready
+
+    def _caps(self, link: Link, model: str, device: str, row_buckets: tuple[int, ...], ready: Ready) -> Caps:
+        """What others learned of the device's memory, and what the warm-up just did."""
+        learned = Caps(row_buckets, caps.load(link, model, device))
+        seconds, micros = link.call("TIME")
+        for one in ready.too_large:
+            log.warning(
+                "batch does not fit", slot=self.name, rows=one.rows, dims=one.dims, next="smaller ones are served"
+            )
+            learned.lower(one.dims, one.rows, int(seconds) * 1e3 + int(micros) / 1e3)
+        return learned
 
     def _note_ready(self, artifact: Artifact, ready: Ready) -> None:
         board = self.board
@@ -266,23 +325,26 @@ class Life:
     def _die(self) -> None:
         """The loop hangs: the beat ends the process, since nothing else here can."""
         log.error("slot stuck", slot=self.name, next="it ends itself; the next incarnation returns its leases")
-        if self.engine is not None:
-            self.engine.kill()
+        self.custody.end("its slot was stuck")
         os._exit(int(Exit.HANG))
 
     # --- the end ------------------------------------------------------------------------------
 
     def _leave(self, link: Link, verdict: Verdict) -> None:
-        if self.engine is not None:
-            self.engine.kill()
+        held = self.custody.end(verdict.detail)
+        detail = held.text if held is not None else verdict.detail
+        if verdict.exit not in BLAMING:
+            self.blame.clear()  # what the engine had was returned unharmed, or is to be
         board = self.board
-        board.state = "failing" if verdict.exit is Exit.LOAD_FAILED else "exiting"
-        board.reason = verdict.detail
+        board.state = "failing" if verdict.exit is Exit.LOAD_FAILED or held is not None else "exiting"
+        board.reason = detail
         board.is_ready = False
-        board.is_failing = verdict.exit is Exit.LOAD_FAILED
-        is_fault = verdict.exit in (Exit.LOAD_FAILED, Exit.ENGINE_DIED, Exit.HANG, Exit.CRASHED)
+        board.is_failing = verdict.exit is Exit.LOAD_FAILED or held is not None
+        is_fault = verdict.exit in (
+            Exit.LOAD_FAILED, Exit.ENGINE_DIED, Exit.HANG, Exit.CRASHED, Exit.MISCONFIGURED, Exit.DEVICE_FAULT,
+        )  # fmt: skip
         (log.error if is_fault else log.info)(
-            "slot exits", slot=self.name, reason=verdict.exit.reason, detail=verdict.detail, jobs=board.jobs
+            "slot exits", slot=self.name, reason=verdict.exit.reason, detail=detail, jobs=board.jobs
         )
         if self.beat is not None:
             self.beat.hurry()
@@ -290,14 +352,14 @@ class Life:
         try:
             if link.fileno() < 0:
                 link.connect()
-            roster.record_exit(link, self.name, verdict.exit.reason, verdict.detail, board.jobs)
+            roster.record_exit(link, self.name, verdict.exit.reason, detail, board.jobs)
             commands = [roster.announce(self.name, board.fields())]
             if board.model:
                 queue = Queue(board.model, f"{self.name}.{self.incarnation.id}")
                 commands.append(
                     queue.pulse(self.name, [], ready_ms=0, failing_ms=300_000 * is_fault, frees_place=False)
                 )
-            link.call_all(commands)
-        except LOST as error:
+            link.run_all(commands)
+        except (*LOST, RedisUnavailable, NoPermissionError) as error:
             log.warning("redis lost at the end", error=str(error), next="the exit stays in the slot's note only")
         self.incarnation.end(verdict.exit.reason, is_fault=is_fault)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -13,6 +14,7 @@ from broker.errors import PenstockError, RedisUnavailable
 from broker.settings import load
 from workers.exits import Exit
 from workers.life import Life, Stopped
+from workers.orphan import Parent
 
 log = structlog.get_logger()
 
@@ -31,9 +33,16 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     try:
         life = Life(load(options.config), options.slot, is_inline=options.debug, owns_process=True)
-        signal.signal(signal.SIGTERM, lambda *_: life.stop())
+        parent = Parent(os.environ)
+        signal.signal(signal.SIGTERM, lambda *_: life.abandon() if parent.is_gone else life.stop())
         signal.signal(signal.SIGINT, lambda *_: life.stop())
-        return int(life.live())
+        if parent.is_gone:
+            return int(Exit.DRAINED)
+        code = int(life.live())
+        if life.custody.is_left:
+            sys.stderr.flush()
+            os._exit(code)  # multiprocessing waits for its children at exit
+        return code
     except Stopped:
         return int(Exit.DRAINED)
     except RedisUnavailable as error:

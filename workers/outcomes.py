@@ -18,7 +18,7 @@ from broker.queue import Ended, Fault
 from broker.spec import ModelSpec
 from workers.batcher import Batch, Piece
 from workers.exchange import Note, Ran
-from workers.faults import fault_of
+from workers.faults import fault_by
 from workers.slabs import Place, Slab, layout
 
 FORGOTTEN_CAP = 4096
@@ -161,7 +161,7 @@ class Outcomes:
         if errors and job.rows == 1:
             note = errors[0]
             now_ms = job.submitted_ms + times[3]
-            faults.append(fault_of(job, "failed", reason=note.reason, text=note.text, now_ms=now_ms))
+            faults.append(fault_by(job, note.reason, note.text, now_ms=now_ms))
             return
         about: dict[str, Any] = {}
         if errors:

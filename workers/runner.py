@@ -6,7 +6,6 @@ before the finished one is encoded, so that encoding overlaps with the forward.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Mapping
 
@@ -14,18 +13,21 @@ import structlog
 
 from broker.messages import Job
 from broker.queue import Ended, Fault
+from workers import halves
 from workers.batcher import Batch
+from workers.blame import Blame
+from workers.caps import Caps, Change
 from workers.engine_client import SLABS, Engine, EngineDied
 from workers.exchange import Measure, Measured, Ran, Run
-from workers.faults import fault_of
+from workers.failures import Action, policy_of
+from workers.faults import fault_by
 from workers.outcomes import Clocked, Outcomes
 from workers.stow import Stower
+from workers.timetable import Timetable
 
 log = structlog.get_logger()
 
-TRANSIENT = "transient_error"
-RETRY_FIRST_MS, RETRY_MOST_MS = 1_000, 60_000
-MOST_MARKS = 3  # a job under which so many engines or slots died is dead
+SLEPT_S = 15.0  # longer than any call of the loop lasts: the whole process was stopped, or its machine
 
 
 class Runner:
@@ -41,7 +43,9 @@ class Runner:
         drop: Callable[[set[bytes]], None],
         redis_ms: Callable[[], float],
         claimed_ms: Mapping[bytes, float],
-        hang_s: float,
+        caps: Caps,
+        timetable: Timetable,
+        blame: Blame | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ended: list[Ended] = []  # outcomes not settled yet
@@ -49,6 +53,8 @@ class Runner:
         self.usage: Measured | None = None  # the last measurement, until someone takes it
         self.death: EngineDied | None = None
         self.has_hung = False
+        self.has_failed_device = False  # the engine was given up: a sticky device error, or no memory for anyone
+        self.learned: list[Change] = []  # caps to be remembered, until someone takes them
         self.forward_ms = 0.0  # running mean
         self.on_batch: Callable[[Batch, Ran], None] = lambda batch, ran: None
         self._engine = engine
@@ -58,13 +64,16 @@ class Runner:
         self._drop = drop
         self._redis_ms = redis_ms
         self._claimed_ms = claimed_ms
-        self._hang_s = hang_s
+        self._caps = caps
+        self._timetable = timetable
+        self._blame = blame
         self._clock = clock
         self._running: Batch | None = None
         self._finished: tuple[Batch, Ran] | None = None
         self._halves: list[Batch] = []  # parts of a failed batch, run before anything else
         self._is_measuring = False
         self._began = 0.0
+        self._looked_at = 0.0
         self._seq = 0
 
     # --- what it is doing ---------------------------------------------------------------------
@@ -97,15 +106,18 @@ class Runner:
 
     def advance(self, pack: Callable[[], Batch | None]) -> None:
         """Hands over what there is, and encodes what is finished into `ended` and `faults`."""
-        self._dispatch(pack)
+        if self._finished is None:
+            self._dispatch(pack)
         while self._finished is not None:
             batch, ran = self._finished
             self._finished = None
             if ran.error:
                 self._split(batch, ran)
-                self._dispatch(pack)
-                continue
+            if not self._halves:  # no batch is in parts any more
+                self.learned += self._caps.settle()
             self._dispatch(pack)  # into the other slab: this one's outputs are still to be read
+            if ran.error:
+                continue
             ended_ms = self._redis_ms()
             clocked = Clocked(ended_ms - ran.forward_ms, ended_ms)
             slab = self._engine.slabs[ran.seq % SLABS]
@@ -128,21 +140,35 @@ class Runner:
         except EngineDied as death:
             self._bury(death)
             return
+        if self._blame is not None:
+            self._blame.clear()
         if isinstance(answer, Measured):
             self._is_measuring = False
             self.usage = answer
             return
         assert self._running is not None, "an answer to a batch nobody sent"
+        if not answer.error:
+            self._timetable.note(self._running.bucket, self._running.dims, answer.forward_ms)
         self._finished = (self._running, answer)
         self._running = None
 
     def check_hang(self) -> None:
-        """Kills an engine that has been silent past its limit."""
-        silent_s = self._clock() - self._began
-        if not self.is_idle and silent_s > self._hang_s:
+        """Kills an engine that has been silent past its limit; call it each turn, whatever else is going on."""
+        now = self._clock()
+        if now - self._looked_at > SLEPT_S:  # this process was stopped, the engine perhaps with it: give it time
+            self._began = now
+        self._looked_at = now
+        if self.is_idle or now - self._began <= self._timetable.floor_s:
+            return
+        silent_s = now - max(self._began, self._engine.progress.at_s)
+        if silent_s > self._hang_limit_s():
             self.has_hung = True
             survives = "" if self._engine.kill() else " and survives SIGKILL: the driver holds it"
             self._bury(EngineDied(f"the engine was silent for {silent_s:.0f} s{survives}"))
+
+    def _hang_limit_s(self) -> float:
+        batch = self._running
+        return self._timetable.floor_s if batch is None else self._timetable.hang_limit_s(batch.bucket, batch.dims)
 
     def forget(self, entries: set[bytes]) -> None:
         """Drops finished parts of jobs whose rest will not run here."""
@@ -157,7 +183,10 @@ class Runner:
         self._running = batch
         self._seq += 1
         index = self._seq % SLABS
-        self._send(self._stower.stow(batch, self._engine.slabs[index], seq=self._seq, index=index))
+        message = self._stower.stow(batch, self._engine.slabs[index], seq=self._seq, index=index)
+        if self._blame is not None:
+            self._blame.note([piece.job for piece in batch.pieces])
+        self._send(message)
 
     def _send(self, message: Run | Measure) -> None:
         self._began = self._clock()
@@ -167,6 +196,8 @@ class Runner:
             if self._running is not None:  # it never got there, so its jobs are not to blame
                 self._halves.append(self._running)
                 self._running = None
+                if self._blame is not None:
+                    self._blame.clear()
             self._bury(death)
             return
         if self._engine.fileno() < 0:  # an inline engine has answered already
@@ -175,29 +206,47 @@ class Runner:
     # --- what goes wrong ------------------------------------------------------------------------
 
     def _split(self, batch: Batch, ran: Ran) -> None:
-        """A batch failed as a whole: halve it until the jobs at fault stand alone, so that only they fail."""
-        pieces = batch.pieces
-        if len(pieces) == 1:
-            job = pieces[0].job
-            self._fail(job, ran)
-            return
-        middle = len(pieces) // 2
-        for half in (pieces[middle:], pieces[:middle]):
-            rows = sum(piece.stop - piece.start for piece in half)
-            self._halves.append(Batch(half, rows, self._bucket(rows), batch.dims))
+        """A batch failed as a whole: what becomes of it, by the table of failures."""
+        action = policy_of(ran.reason).action
+        if action in (Action.GIVE_BACK, Action.RETURN):
+            self._quit(batch, ran, is_blamed=action is Action.GIVE_BACK)
+        elif action is Action.HALVE:
+            self._halve(batch, ran)
+        elif len(batch.pieces) > 1:  # until the jobs at fault stand alone, so that only they fail
+            self._halves += reversed(halves.by_jobs(batch, self._bucket))
+        else:
+            self._fail(batch.pieces[0].job, ran)
+
+    def _halve(self, batch: Batch, ran: Ran) -> None:
+        """Out of memory: goes on with fewer rows and remembers how many fit; a row that does not fit alone ends its job."""
+        most = self._caps.lower(batch.dims, batch.bucket, self._redis_ms())
+        if batch.rows > 1:
+            parts = halves.by_rows(batch, most or batch.rows, self._bucket)
+            log.warning("out of memory", error=ran.error, rows=batch.rows, bucket=batch.bucket, next_rows=parts[0].rows)
+            self._halves += reversed(parts)
+        else:
+            self._caps.pardon(batch.dims)
+            self._fail(batch.pieces[0].job, ran)
+
+    def _quit(self, batch: Batch, ran: Ran, *, is_blamed: bool) -> None:
+        """The device is broken or full: nothing more is asked of this engine, whether it ends by itself or not."""
+        if is_blamed:
+            self._running = batch
+            if self._blame is not None:  # for the next life, should Redis not hear of the marks now
+                self._blame.note([piece.job for piece in batch.pieces])
+        else:
+            self._halves.append(batch)
+        self.has_failed_device = True
+        self._engine.kill()
+        self._bury(EngineDied(f"{'the device failed' if is_blamed else 'the device is full'}: {ran.error}"))
 
     def _fail(self, job: Job, ran: Ran) -> None:
-        """One job at fault: all its rows go, those that wait too. A transient fault is tried again, with full jitter."""
+        """One job at fault: all its rows go, those that wait too. Others that share a part with it stay."""
         self._outcomes.forget({job.entry})
         self._drop({job.entry})
-        self._halves = [half for half in self._halves if all(piece.job.entry != job.entry for piece in half.pieces)]
-        if ran.reason == TRANSIENT and job.attempt <= job.retries:
-            delay_ms = round(random.uniform(0, min(RETRY_MOST_MS, RETRY_FIRST_MS * 2 ** (job.attempt - 1))))
-            log.warning("job postponed", job=job.id, error=ran.error, attempt=job.attempt, retry_in_s=delay_ms / 1e3)
-            self.faults.append(Fault.of(job, "retry", reason=ran.reason, delay_ms=delay_ms))
-            return
-        log.warning("job failed", job=job.id, error=ran.error, next="its outcome says so; the slot goes on")
-        self.faults.append(fault_of(job, "failed", reason=ran.reason, text=ran.error, now_ms=self._redis_ms()))
+        kept = (halves.without(half, job.entry, self._bucket) for half in self._halves)
+        self._halves = [half for half in kept if half is not None]
+        self.faults.append(fault_by(job, ran.reason, ran.error, now_ms=self._redis_ms()))
 
     def _bury(self, death: EngineDied) -> None:
         """The engine is gone; a new one needs a new process. `blamed` says which jobs were in it."""

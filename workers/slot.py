@@ -11,25 +11,31 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
 
+from broker import caps as learned
 from broker.messages import Job
-from broker.queue import Fault, Queue
+from broker.queue import MOST_MARKS, Fault, Queue
 from broker.settings import SlotSettings
 from workers.batcher import Batch, Batcher
+from workers.blame import Blame
 from workers.board import Board
+from workers.caps import Caps, Change
 from workers.engine_client import SLABS, Engine
-from workers.exchange import Ran
+from workers.exchange import Ran, Timed
 from workers.exits import Exit
+from workers.failures import POLICIES, Kind
 from workers.faults import fault_of
 from workers.leases import Leases
 from workers.outcomes import Outcomes
+from workers.overlap import Overlap
 from workers.retire import Retirement, Verdict
-from workers.runner import MOST_MARKS, Runner
+from workers.runner import Runner
 from workers.stow import Stower
+from workers.timetable import Timetable
 from workers.wire import Wire
 
 log = structlog.get_logger()
@@ -62,38 +68,61 @@ class Slot:
         restore: Callable[[], None],
         on_settled: Callable[[], None] = lambda: None,
         hurry: Callable[[], None] = lambda: None,
+        times: Iterable[Timed] = (),
+        blame: Blame | None = None,
+        caps: Caps | None = None,
+        device: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`restore` publishes groups and spec again after Redis forgot them; `hurry` makes the beat tell now."""
+        """`restore` publishes groups and spec again after Redis forgot them; `hurry` makes the beat tell now.
+
+        `times` are those of the warm-up; on `blame` stands which jobs the engine has, for the next life. `caps` are what
+        others learned on `device`, a name that no other host uses.
+        """
         self._queue = queue
         self._batcher = batcher
         self._retirement = retirement
         self._board = board
         self._settings = settings
         self._hurry = hurry
+        self._device = device
         self._clock = clock
+        caps = caps or Caps(batcher.row_buckets)
         self._leases = Leases(
             queue=queue, wire=wire, board=board, lease_s=settings.lease_s, take=self._take, restore=restore,
             on_settled=on_settled, clock=clock,
         )  # fmt: skip
         self._runner = Runner(
             engine=engine, stower=stower, outcomes=outcomes, bucket=batcher.bucket, drop=batcher.drop, redis_ms=self._leases.redis_ms,
-            claimed_ms=self._leases.claimed_ms, hang_s=settings.hang_floor_s, clock=clock,
+            claimed_ms=self._leases.claimed_ms, caps=caps, blame=blame, clock=clock,
+            timetable=Timetable(times, floor_s=settings.hang_floor_s, factor=settings.hang_factor),
         )  # fmt: skip
+        batcher.cap = lambda dims: caps.limit(dims, self._leases.redis_ms())
         self._runner.on_batch = self._count
         self._next_sample = clock() + retirement.limits.sample_every_s
         self._leaving: Verdict | None = None
         self._leave_by = NEVER
+        self._last_words_s = LAST_WORDS_S
         self._next_ask = 0.0
         self._due_since = NEVER
+        self._overlap: Overlap | None = None
+        if retirement.limits.overlap:
+            self._overlap = Overlap(
+                name=board.name, pid=board.pid, model=queue.model, load_timeout_s=settings.load_timeout_s,
+                redis_ms=self._leases.redis_ms,
+            )  # fmt: skip
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poller = select.poll()
         self._polled: set[int] = set()
 
-    def leave(self, exit_code: Exit = Exit.DRAINED, detail: str = "asked to stop") -> None:
-        """Asks the slot to drain. Safe in signal handlers and other threads."""
+    def leave(self, exit_code: Exit = Exit.DRAINED, detail: str = "asked to stop", *, within_s: float = NEVER) -> None:
+        """Asks the slot to drain, sooner than the settings allow with `within_s`. Safe in signal handlers and other threads."""
         if self._leaving is None:
-            self._leaving = Verdict(exit_code, detail)
+            is_asked = exit_code is Exit.DRAINED and self._overlap is not None
+            reason = self._overlap.reason if is_asked and self._overlap is not None else None
+            self._leaving = reason or Verdict(exit_code, detail)  # the stop a slot asked for is its own retirement
+        self._leave_by = min(self._leave_by, self._clock() + within_s)
+        self._last_words_s = min(self._last_words_s, within_s)
         os.write(self._wake_write, b"!")
 
     def close(self) -> None:
@@ -169,6 +198,16 @@ class Slot:
         )
         if is_taken:
             runner.ended, runner.faults = [], []
+        if runner.learned and self._leases.lost_since is None and not self._leases.claimer.is_blocked:
+            self._share(runner.learned)
+            runner.learned = []
+
+    def _share(self, changes: list[Change]) -> None:
+        """Tells the other slots on this device how many rows fit."""
+        for change in changes:
+            log.warning("batch cap learned", device=self._device, dims=change.dims, cap=change.cap and change.cap.rows)
+        command = learned.save(self._queue.model, self._device, {change.dims: change.cap for change in changes})
+        self._leases.ask(command, lambda reply: None)
 
     def _wait(self) -> None:
         """Sleeps until Redis, the engine or a signal has something; at most POLL_MS."""
@@ -191,8 +230,7 @@ class Slot:
             os.read(self._wake_read, 64)
         if runner.fileno() in ready:
             runner.collect()
-        else:
-            runner.check_hang()
+        runner.check_hang()
         if leases.wire.link.fileno() in ready:
             leases.hear()
 
@@ -232,6 +270,8 @@ class Slot:
         self._due_since = min(self._due_since, now)
         if verdict.is_hard:
             self.leave(verdict.exit, verdict.detail)
+        elif self._overlap is not None and not self._overlap.has_given_up:
+            self._overlap.pursue(verdict, now, self._leases.ask)
         elif now >= self._next_ask:
             self._next_ask = now + ASK_AGAIN_S
             ttl_ms = round((self._board.load_s * 3 + self._settings.drain_s + 10) * 1000)
@@ -250,7 +290,7 @@ class Slot:
         """Claims no more, returns what was read ahead; what runs is finished and settled."""
         assert self._leaving is not None
         self._leases.is_leaving = True
-        self._leave_by = now + self._settings.drain_s
+        self._leave_by = min(self._leave_by, now + self._settings.drain_s)
         self._board.is_ready = False
         self._board.state = "retiring" if self._leaving.exit else "draining"
         self._board.reason = self._leaving.detail
@@ -267,16 +307,22 @@ class Slot:
         """The engine died: its batch is marked, so that its jobs run alone next time; a job with too many marks is dead."""
         death = self._runner.death
         assert death is not None
+        exit_code, kind = Exit.ENGINE_DIED, Kind.ENGINE_DEATH
+        if self._runner.has_failed_device:
+            exit_code, kind = Exit.DEVICE_FAULT, Kind.DEVICE_FAULT
+        elif self._runner.has_hung:
+            exit_code, kind = Exit.HANG, Kind.HANG
+        reason = POLICIES[kind].reason
         marked = []
         for job in self._runner.blamed():
             if job.deliveries >= MOST_MARKS:
                 text = f"{death}; {job.deliveries} engines died while they ran this job"
                 now_ms = self._leases.redis_ms()
-                self._runner.faults.append(fault_of(job, "dead", reason="engine_died", text=text, now_ms=now_ms))
+                self._runner.faults.append(fault_of(job, "dead", reason=reason, text=text, now_ms=now_ms))
             else:
                 marked.append(job)
         self._leases.give_back(marked, marks=1)
-        return self._end(Verdict(Exit.HANG if self._runner.has_hung else Exit.ENGINE_DIED, str(death)))
+        return self._end(Verdict(exit_code, str(death)))
 
     def _end(self, verdict: Verdict) -> Verdict:
         """Tells Redis what it still must know, for a few seconds at most, and returns all that never ran."""
@@ -287,8 +333,8 @@ class Slot:
         unrun = [job for entry, job in runner.jobs().items() if entry not in blamed]
         unrun += [job for job in self._batcher.clear() if job.entry not in blamed]
         leases.give_back(list({job.entry: job for job in unrun}.values()), marks=0)
-        deadline = self._clock() + LAST_WORDS_S
-        while self._clock() < deadline:
+        began = self._clock()
+        while self._clock() < began + self._last_words_s:
             if leases.talk(runner.ended, runner.faults, room_rows=0, is_busy=True, block_ms=0):
                 runner.ended, runner.faults = [], []
             if leases.is_quiet:

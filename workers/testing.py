@@ -58,18 +58,27 @@ def local_pool(
     from broker.errors import ArtifactError, ConfigError
     from broker.roster import Assignment
     from broker.settings import Settings
+    from workers import trust
     from workers.artifact import parse
     from workers.life import Life
 
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-")))
         url = redis_url or stack.enter_context(embedded.temporary_server(folder / "redis"))
-        names = {str(artifact): parse(artifact).manifest.name for artifact in artifacts}
+        parsed = {str(artifact): parse(artifact) for artifact in artifacts}
+        for one in parsed.values():
+            trust.add(one, folder / "trusted.txt")  # naming it here is looking at it
+        names = {path: one.manifest.name for path, one in parsed.items()}
         raw: dict[str, Any] = {
             "slot": {"block_ms": 100, **sections.get("slot", {})},  # a slot hears of its end within a read
             **{name: section for name, section in sections.items() if name not in ("slot", "redis", "pool")},
             "redis": {"url": url, **sections.get("redis", {})},
-            "pool": {"var_dir": str(folder), "host": f"local-{folder.name[-6:]}", **sections.get("pool", {})},
+            "pool": {
+                "var_dir": str(folder),
+                "host": f"local-{folder.name[-6:]}",
+                "trusted": str(folder / "trusted.txt"),
+                **sections.get("pool", {}),
+            },
             "models": {name: {"artifact": path, "slots": slots, "device": device} for path, name in names.items()},
         }
         try:

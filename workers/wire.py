@@ -47,7 +47,7 @@ class Wire:
             reply: Any = self.link.read()
         except NoScriptError:
             command, handler = self._under_way.popleft()
-            loads = [(("SCRIPT", "LOAD", source), _ignore) for source, _ in SCRIPTS.values()]
+            loads = [(("SCRIPT", "LOAD", source), _loaded) for source, _ in SCRIPTS.values()]
             self.send(*loads, (command, handler))
             return
         except ResponseError as error:
@@ -56,5 +56,6 @@ class Wire:
         handler(reply)
 
 
-def _ignore(_: Any) -> None:
-    return None
+def _loaded(reply: Any) -> None:
+    if isinstance(reply, Exception):  # it would be asked to run what it does not take, for ever
+        raise reply

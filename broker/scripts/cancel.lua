@@ -9,7 +9,7 @@ local blob = nil
 if body then
   redis.call('ZREM', KEYS[8], id)
   redis.call('HDEL', KEYS[9], id)
-  blob = string.sub(body, #string.match(body, '^%d+ %d+ %d+ %d+ ') + 1)
+  blob = string.sub(body, #(string.match(body, '^%d+ %d+ %d+ %d+ ') or '') + 1)
 else
   local place = redis.call('HGET', moved, id)
   if place then lane, entry = string.match(place, '^(%d) (.*)$') end

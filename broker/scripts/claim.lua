@@ -7,6 +7,7 @@
 local consumer, room = ARGV[5], tonumber(ARGV[6])
 local returned, fresh = {}, { {}, {}, {} }
 local EXPIRED = 4
+local WORN = 3 -- MOST_MARKS of broker/queue.py: one more mark ends the job, so it is claimed alone and none dies for another
 
 -- Ends the job unrun when its deadline has passed. True when it did.
 local function expire(lane, entry)
@@ -27,16 +28,20 @@ for i = 1, 3 do
   if room <= 0 then break end
   local lane = KEYS[4 + i]
   for _, lease in ipairs(redis.call('XPENDING', lane, GROUP, '-', '+', room, RETURNED)) do
-    local claimed = redis.call('XCLAIM', lane, GROUP, consumer, 0, lease[1], 'RETRYCOUNT', lease[4])
-    local entry = claimed[1]
-    if not entry or not entry[2] then
-      redis.call('XACK', lane, GROUP, lease[1]) -- deleted while it was returned: nothing is left to run
-    elseif not expire(lane, entry) then
-      returned[#returned + 1] = i
-      returned[#returned + 1] = lease[4]
-      returned[#returned + 1] = entry[1]
-      returned[#returned + 1] = entry[2]
-      room = room - 1
+    if room <= 0 then break end
+    local is_worn = lease[4] == WORN
+    if not is_worn or #returned == 0 then
+      local claimed = redis.call('XCLAIM', lane, GROUP, consumer, 0, lease[1], 'RETRYCOUNT', lease[4])
+      local entry = claimed[1]
+      if not entry or not entry[2] then
+        redis.call('XACK', lane, GROUP, lease[1]) -- deleted while it was returned: nothing is left to run
+      elseif not expire(lane, entry) then
+        returned[#returned + 1] = i
+        returned[#returned + 1] = lease[4]
+        returned[#returned + 1] = entry[1]
+        returned[#returned + 1] = entry[2]
+        room = is_worn and 0 or room - 1
+      end
     end
   end
 end

@@ -25,7 +25,7 @@ for i = 7, #ARGV, 9 do
       else
         if fate == 'dead' then
           -- Bounded by count (MAXLEN) and, roughly, by bytes: a large job makes room for itself first.
-          local most = math.max(16, math.min(tonumber(ARGV[6]), math.floor(DEAD_BYTES / (#blob + 200))))
+          local most = math.max(16, math.min(tonumber(ARGV[6]), math.floor(DEAD_BYTES / (#blob + #ARGV[i + 8] + 200))))
           local over = redis.call('XLEN', KEYS[10]) + 1 - most
           if over > 0 then
             redis.call('XTRIM', KEYS[10], 'MAXLEN', most - 1)
@@ -33,7 +33,7 @@ for i = 7, #ARGV, 9 do
           end
           redis.call('XADD', KEYS[10], '*', 'id', id, 'reason', ARGV[i + 7],
             'attempts', attempt, 'deliveries', lease[4], 'submitted_ms', string.format('%.0f', submitted),
-            'lane', lane_number, 'job', blob)
+            'lane', lane_number, 'job', blob, 'outcome', ARGV[i + 8])
         end
         finish(id, fate, tonumber(ARGV[i + 4]), #blob, ARGV[i + 8])
       end

@@ -90,9 +90,9 @@ end
 
 -- What submit and the mover put beside a job: deadline (Redis ms, 0 none), attempt, first submit (Redis ms).
 local function read_meta(entry_id, meta)
-  if meta then
+  if meta and #meta < 64 then -- what is not of that form counts as if there were none: a script must not fail for it
     local deadline, attempt, submitted = string.match(meta, '^(%d+) (%d+) (%d+)$')
-    return tonumber(deadline), tonumber(attempt), tonumber(submitted)
+    if deadline then return tonumber(deadline), math.min(tonumber(attempt), 255), tonumber(submitted) end
   end
   return 0, 1, tonumber(string.match(entry_id, '^%d+'))
 end

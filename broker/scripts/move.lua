@@ -10,11 +10,12 @@ for _, id in ipairs(due) do
   redis.call('ZREM', KEYS[1], id)
   redis.call('HDEL', KEYS[2], id)
   if body then
-    local head = string.match(body, '^%d+ %d+ %d+ %d+ ')
-    local lane, meta = string.match(head, '^(%d+) (%d+ %d+ %d+) $')
-    local entry = redis.call('XADD', KEYS[3 + tonumber(lane)], '*', 'b', string.sub(body, #head + 1), 'm', meta)
-    redis.call('HSET', KEYS[3], id, lane .. ' ' .. entry)
-    redis.call('PEXPIRE', KEYS[3], ARGV[2])
+    local lane, meta, from = string.match(body, '^([123]) (%d+ %d+ %d+) ()')
+    if lane then -- else it is nothing of ours: gone, and the next ones must not wait for it
+      local entry = redis.call('XADD', KEYS[3 + tonumber(lane)], '*', 'b', string.sub(body, from), 'm', meta)
+      redis.call('HSET', KEYS[3], id, lane .. ' ' .. entry)
+      redis.call('PEXPIRE', KEYS[3], ARGV[2])
+    end
   end
 end
 return #due

@@ -48,7 +48,7 @@ local function recount()
   end
   for _, id in ipairs(redis.call('HKEYS', KEYS[6])) do
     local body = redis.call('HGET', KEYS[6], id)
-    bytes = bytes + #body - #string.match(body, '^%d+ %d+ %d+ %d+ ')
+    bytes = bytes + #body - #(string.match(body, '^%d+ %d+ %d+ %d+ ') or '')
     if bytes > RECOUNT_MAX_BYTES then return nil end
   end
   return bytes

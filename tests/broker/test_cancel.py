@@ -127,19 +127,6 @@ def test_an_entry_that_holds_another_job_is_left_alone(link: Link, client: Clien
     assert depths(link) == (0, 2, 0)
 
 
-def test_a_job_is_found_by_its_id_alone_in_a_small_queue(link: Link, client: Client, slot: Slot) -> None:
-    # given
-    sent = client.submit(3, lane="low")[1]
-    late = client.submit(1, delay_ms=60_000)[0]
-    # when
-    found = client.intake.read_find(sent.id, link.call_all(client.intake.find(sent.id)))
-    parked = client.intake.read_find(late.id, link.call_all(client.intake.find(late.id)))
-    nobody = client.intake.read_find("a-1", link.call_all(client.intake.find("a-1")))
-    # then
-    assert (found.lane, found.entry) == (sent.lane, sent.entry)
-    assert (parked.lane, parked.is_delayed, nobody.is_anywhere) == (0, True, False)
-
-
 def test_an_unstored_job_that_is_cancelled_is_only_replied(link: Link, client: Client) -> None:
     (sent,) = client.submit(1, is_stored=False)
     client.cancel(sent)

@@ -15,8 +15,10 @@ import pytest
 from broker import keys
 from broker.connection import Link
 from broker.messages import LANES, Job
+from broker.queue import MOST_MARKS, Claimed
 from tests.broker.actors import MODEL, Client, Sent, Slot, counted, delayed, depths, leases
 from tests.wait import wait_until
+from workers.faults import broken
 
 STEPS = 400
 FINAL = ("done", "failed", "dead", "expired", "cancelled")
@@ -67,8 +69,11 @@ class Ledger:
     def claim(self) -> None:
         slot = self.rng.choice(self.slots)
         room = self.rng.randint(1, 12)
-        jobs = slot.claim(room)
-        assert len(jobs) <= room
+        claimed = slot.claimed(room)
+        jobs = claimed.jobs
+        assert len(jobs) + len(claimed.broken) <= room
+        assert all(lease.deliveries == self.live[lease.id].deliveries for lease in claimed.broken)
+        self.bury(slot, claimed)
         for job in jobs:
             one = self.live[job.id]  # never one that has ended
             assert one.owner in ("", keys.RETURNED), f"{job.id} was claimed while {one.owner} held it"
@@ -77,6 +82,15 @@ class Ledger:
             assert job.data == one.sent.blob
             one.owner, one.deliveries = slot.name, job.deliveries
         self.held[slot.name] += jobs
+
+    def bury(self, slot: Slot, claimed: Claimed) -> None:
+        """Ends what came with too many marks to be run."""
+        if claimed.broken:
+            assert all(lease.deliveries > MOST_MARKS for lease in claimed.broken)
+            assert self.link.call(*slot.queue.fail(map(broken, claimed.broken))) == len(claimed.broken)
+            for lease in claimed.broken:
+                del self.live[lease.id]
+                self.final[lease.id] = "dead"
 
     def settle(self) -> None:
         slot, jobs = self.some()
@@ -200,9 +214,10 @@ def test_random_play_keeps_the_books(link: Link, client: Client, seed: int) -> N
 
     def run_down() -> bool:
         last.move()
-        while jobs := last.claim(500):
-            assert last.settle(jobs) == len(jobs)
-            ledger.end(jobs, "done")
+        while (claimed := last.claimed(500)).jobs or claimed.broken:
+            assert last.settle(claimed.jobs) == len(claimed.jobs)
+            ledger.end(claimed.jobs, "done")
+            ledger.bury(last, claimed)
         return delayed(link) == 0
 
     wait_until(run_down, "all delayed jobs have moved")

@@ -140,7 +140,7 @@ def test_numbers_stop_while_an_old_one_is_unanswered(client: Client) -> None:
 
 def test_no_job_is_lost_or_doubled_when_four_threads_lose_answers(redis_url: str, link: Link, client: Client) -> None:
     # given: one client, its numbers shared by four threads
-    lock = threading.Lock()
+    lock = threading.Condition()
     accepted: list[str] = []
     problems: list[object] = []
 
@@ -149,7 +149,8 @@ def test_no_job_is_lost_or_doubled_when_four_threads_lose_answers(redis_url: str
         line = Link(redis_url)
         line.connect()
         for _ in range(500):
-            with lock:
+            with lock:  # as a producer does: never more than the window ahead of the oldest unanswered
+                assert lock.wait_for(client.intake.numbers.has_room, 10)
                 number, blob = client.intake.numbers.take(), client.blob()
             command = client.command([blob], number=number)
             for _ in range(rng.choice((0, 0, 0, 1, 2))):  # the answer is lost: nobody knows whether it was applied
@@ -158,6 +159,7 @@ def test_no_job_is_lost_or_doubled_when_four_threads_lose_answers(redis_url: str
             answer = client.intake.read_submit(line.call(*command))
             with lock:
                 client.intake.numbers.answered(number)
+                lock.notify_all()
                 (accepted if answer.code == "ok" else problems).append(id_of(blob))
         line.close()
 

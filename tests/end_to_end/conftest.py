@@ -49,7 +49,7 @@ def pool_link() -> Iterator[Callable[[Settings], Link]]:
     links: list[Link] = []
 
     def connect(chosen: Settings) -> Link:
-        link = Link(chosen.redis_url)
+        link = Link(chosen.redis_url_as("operator"))
         link.connect_within(10)
         links.append(link)
         return link

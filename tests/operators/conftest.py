@@ -58,6 +58,15 @@ def penstock(*arguments: str, config: Path, **environ: str) -> subprocess.Comple
     )  # fmt: skip
 
 
+def write_pool(root: Path) -> None:
+    """A configuration and a sealed artifact."""
+    (root / "pool.toml").write_text(POOL)
+    (root / "tiny").mkdir()
+    (root / "tiny" / "tiny.onnx").write_bytes(b"no model, but a file with a checksum")
+    (root / "tiny" / "manifest.json").write_text(json.dumps(MANIFEST))
+    models.artifact.seal(root / "tiny")
+
+
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("PENSTOCK_")]:
@@ -69,11 +78,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def folder() -> Iterator[Path]:
     """A pool's root with a configuration and a sealed artifact; what still runs there is ended by its id."""
     root = Path(tempfile.mkdtemp(prefix="pool-", dir="/tmp"))  # pytest's own are too long for sockets
-    (root / "pool.toml").write_text(POOL)
-    (root / "tiny").mkdir()
-    (root / "tiny" / "tiny.onnx").write_bytes(b"no model, but a file with a checksum")
-    (root / "tiny" / "manifest.json").write_text(json.dumps(MANIFEST))
-    models.artifact.seal(root / "tiny")
+    write_pool(root)
     yield root
     try:
         pool.down(settings.load(str(root / "pool.toml"), environ={}), say=lambda _: None)

@@ -27,7 +27,7 @@ def main() -> int:
         return 1
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    link = Link(chosen.redis_url)
+    link = Link(chosen.redis_url_as("worker"))
     link.connect_within(10)
     name = roster.slot_name(chosen.host, number)
     assignment = roster.assignments(link, chosen.host).get(number)
@@ -40,7 +40,7 @@ def main() -> int:
     state = {
         "name": name, "model": assignment.model, "version": "1", "device": assignment.device, "pid": os.getpid(),
         "state": "ready" if is_ready else "backing off", "reason": "" if is_ready else note.read_text(),
-        "jobs": 7, "device_bytes": "",
+        "jobs": 7, "device_bytes": "", "host_bytes": 1 << 20,
     }  # fmt: skip
     while not stop.wait(BEAT_S):
         link.call(*roster.announce(name, state))

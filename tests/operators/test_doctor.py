@@ -10,7 +10,7 @@ import pytest
 
 from broker.errors import SupervisorError
 from broker.settings import ModelSettings, RedisSettings, RetireSettings, Settings
-from operators import doctor
+from operators import doctor, durability
 from operators.doctor import Finding
 
 
@@ -67,3 +67,42 @@ def test_without_the_workers_extra_the_doctor_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "workers", None)
     assert [one.mend for one in doctor.devices(plain)] == ["pip install 'penstock[workers]'"]
+
+
+@pytest.mark.parametrize(
+    ("append", "level", "says"),
+    [
+        ({"appendfsync": "always"}, "ok", "synced before each answer"),
+        ({"appendfsync": "always", "no-appendfsync-on-rewrite": "yes"}, "warn", "not while it is rewritten"),
+        ({"appendfsync": "everysec"}, "ok", "one of its machine the last second or two"),
+        ({"appendfsync": "no"}, "warn", "may lose half a minute"),
+        ({}, "ok", "this user may not ask"),
+    ],
+)
+def test_the_doctor_says_what_a_crash_would_lose(append: dict[str, str], level: str, says: str) -> None:
+    (found,) = durability.on_disk({"aof_enabled": "1"}, append, "redis-cli")
+    assert (found.level, bool(found.mend)) == (level, level != "ok")
+    assert says in found.text
+
+
+@pytest.mark.parametrize(
+    ("info", "is_guarded", "level", "says"),
+    [
+        ({"role": "slave"}, False, "fail", "is a replica and takes no jobs"),
+        ({"role": "master", "connected_slaves": "1"}, True, "warn", "1 replica follows asynchronously"),
+        ({"role": "master", "connected_slaves": "2", "min_slaves_good_slaves": "2"}, True, "ok", "no writes without"),
+        ({"role": "master", "connected_slaves": "0"}, True, "warn", "nothing to fail over to"),
+    ],
+)
+def test_the_doctor_says_what_a_failover_would_lose(
+    info: dict[str, str], is_guarded: bool, level: str, says: str
+) -> None:
+    (found,) = durability.on_replicas(info, "redis-cli", is_guarded=is_guarded)
+    assert found.level == level
+    assert says in found.text
+
+
+def test_a_single_redis_needs_no_word_about_replicas() -> None:
+    assert (
+        list(durability.on_replicas({"role": "master", "connected_slaves": "0"}, "redis-cli", is_guarded=False)) == []
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker import embedded, roster
+from broker import embedded, keys, roster
 from broker.errors import ArtifactError, ConfigError, RedisUnavailable, SupervisorError
 from broker.settings import RedisSettings, Settings
 from operators import pool, readiness
@@ -46,11 +46,13 @@ def test_up_starts_the_slots_of_pool_toml_and_down_leaves_no_process_and_no_sock
 
 def test_a_second_up_says_so_and_starts_only_what_is_missing(running: Supervisor) -> None:
     before = pids(running)
+    os.kill(running.agent().pid, signal.SIGSTOP)  # it would start the slot first
     running.stop_slot(1)
     said: list[str] = []
 
     changed = pool.up(running.settings, say=said.append)
 
+    os.kill(running.agent().pid, signal.SIGCONT)
     assert changed.was_up
     assert changed.started == (1,)
     assert "already up" in said[0]
@@ -91,9 +93,10 @@ def test_a_slot_that_exits_comes_back_whatever_its_code_and_never_ends_fatal(run
 
 
 def test_a_slot_that_is_just_between_exit_and_restart_can_still_be_stopped(running: Supervisor) -> None:
-    os.kill(pids(running)[0], signal.SIGKILL)
-    running.stop_slot(0)
-    assert running.slots()[0].state == "STOPPED"
+    with pool.changing(running.settings):  # or the agent starts it again
+        os.kill(pids(running)[0], signal.SIGKILL)
+        running.stop_slot(0)
+        assert running.slots()[0].state == "STOPPED"
 
 
 def test_up_says_why_a_slot_cannot_load_without_waiting_for_the_timeout(configured: Settings) -> None:
@@ -114,6 +117,7 @@ def test_up_shows_the_last_line_of_a_slot_that_never_spoke(configured: Settings)
     pool.up(configured, say=quiet)
 
     # supervisord starts them again and again: one of the two may just have gone when it is looked at
+    wait_until(lambda: (configured.var / "log" / "slot_00.log").stat().st_size)
     with pytest.raises(SupervisorError, match=r"not ready within 1 s: .*no sign of life \(this program was never"):
         readiness.wait_until_ready(configured, [0, 1], timeout_s=1, say=quiet)
 
@@ -176,9 +180,9 @@ def test_a_redis_that_is_configured_and_away_starts_nothing(folder: Path) -> Non
 
 def test_the_embedded_redis_dies_with_a_killed_supervisord_and_up_heals(running: Supervisor) -> None:
     old = running.redis().pid
-    slots = pids(running).values()
+    slots = [*pids(running).values(), running.agent().pid]
     link = reach(running.settings)
-    link.call("SET", "kept", "yes")
+    link.call("SET", keys.result("tiny", "kept"), "yes", "EX", 60)
 
     os.kill(running.pid(), signal.SIGKILL)
 
@@ -187,7 +191,7 @@ def test_the_embedded_redis_dies_with_a_killed_supervisord_and_up_heals(running:
     pool.up(running.settings, say=quiet)
     link = reach(running.settings)
     assert int(read_info(link)["process_id"]) == running.redis().pid != old
-    assert link.call("GET", "kept") == b"yes"
+    assert link.call("GET", keys.result("tiny", "kept")) == b"yes"
     link.close()
 
 

@@ -106,7 +106,7 @@ def test_jobs_that_wait_without_a_slot_come_before_all_else(settings: Settings) 
     )  # fmt: skip
     assert found[0] == "error tiny: 5 jobs wait and no slot is ready -> penstock up"
     assert found[1].startswith("error full: the queue is 90% full")
-    assert found[2].startswith("warning full: 3 jobs were given up -> redis-cli")
+    assert found[2] == "warning full: 3 jobs were given up -> penstock dead ls full"
 
 
 def test_a_slot_that_cannot_load_is_shown_with_its_reason(settings: Settings) -> None:

@@ -22,10 +22,12 @@ from broker.spec import Limits, ModelSpec, TensorSpec
 from workers.backends import Arrays
 from workers.batcher import Batcher
 from workers.board import Board
+from workers.caps import Caps
 from workers.engine_client import EngineDied
 from workers.exchange import Measure, Measured, Ran, Ready, Run
 from workers.forward import Forward, slab_bytes
 from workers.outcomes import Outcomes
+from workers.progress import Progress
 from workers.retire import Retirement, Verdict
 from workers.slabs import Slab
 from workers.slot import Slot
@@ -40,6 +42,7 @@ SPEC = ModelSpec(
 )  # fmt: skip
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 RAISES, KILLS = -13.0, -666.0  # a row that starts with one of these does that
+DEVICE = "h/cpu"
 
 
 class Abort(BaseException):
@@ -54,6 +57,7 @@ class Doubler:
     def __init__(self) -> None:
         self.batches: list[list[float]] = []
         self.before: Callable[[], None] = lambda: None
+        self.is_sound, self.probes, self.freed = True, 0, 0
 
     def run(self, inputs: Arrays) -> Arrays:
         x = inputs["x"]
@@ -68,6 +72,13 @@ class Doubler:
     def device_bytes(self) -> int | None:
         return None
 
+    def probe(self) -> bool:
+        self.probes += 1
+        return self.is_sound
+
+    def free(self) -> None:
+        self.freed += 1
+
 
 class FakeEngine:
     """Answers in the slot's thread. `kills` stand for a dead process."""
@@ -75,7 +86,8 @@ class FakeEngine:
     def __init__(self, model: ModelSpec, backend: Doubler, pipeline: Any = None) -> None:
         sizes = slab_bytes(model, ROW_BUCKETS[-1], raw_bytes=1 << 20)
         self.slabs = [Slab(input_bytes=sizes[0], output_bytes=sizes[1]) for _ in range(2)]
-        self._forward = Forward(model, backend, self.slabs, pipeline)
+        self.progress = Progress()
+        self._forward = Forward(model, backend, self.slabs, pipeline, stamp=self.progress.stamp)
         self._answers: list[Ran | Measured] = []
         self._is_dead = False
         self.pid = os.getpid()
@@ -171,6 +183,7 @@ class RunningSlot:
         pipeline: Any = None,
         limits: Limits = DEFAULTS,
         retire: dict[str, Any] | None = None,
+        caps: Caps | None = None,
         **slot: Any,
     ) -> None:
         self.backend = backend or Doubler()
@@ -207,6 +220,8 @@ class RunningSlot:
             board=self.board,
             settings=SlotSettings(**{"block_ms": 50, "lease_s": 5.0, **slot}),
             restore=restore,
+            caps=caps,
+            device=DEVICE,
         )
         self.thread = threading.Thread(target=self._run)
 

@@ -160,3 +160,17 @@ def test_clear_and_drop_forget_jobs_and_their_rows() -> None:
     parts.add(jobs[:2])
     assert parts.clear() == jobs[:2]
     assert parts.rows == 0
+
+
+def test_a_batch_never_has_more_rows_than_the_cap_of_its_shape() -> None:
+    parts = batcher(VARYING)
+    parts.cap = lambda dims: 2 if dims == (16,) else 8
+    parts.add([job(seq=16, rows=5), job(seq=16), job(seq=4, rows=7), job(seq=16, rows=3, deliveries=2)])
+    batches = []
+    while batch := parts.pack():
+        batches.append(batch)
+    assert [(batch.dims, batch.rows, batch.bucket) for batch in batches if batch.dims == (4,)] == [((4,), 7, 8)]
+    long = [batch for batch in batches if batch.dims == (16,)]
+    assert sum(batch.rows for batch in long) == 9
+    assert max(batch.bucket for batch in long) == 2
+    assert parts.rows == 0

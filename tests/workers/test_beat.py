@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -85,10 +86,45 @@ def test_a_loop_that_hangs_for_good_ends_the_process(make: Make, board: Board) -
     ended: list[bool] = []
     beat = make(on_stuck=lambda: ended.append(True))
     board.progress_at = 1.0
-    beat.tick(20.0)
+    beat.watch(20.0)
     assert ended == []
-    beat.tick(28.0)
+    beat.watch(28.0)
     assert ended == [True]
+
+
+def test_a_loop_that_hangs_while_redis_is_away_ends_the_process_too(board: Board) -> None:
+    ended = threading.Event()
+    beat = Beat(
+        board=board, queue=Queue(MODEL, "h/0.x"), link=Link("unix:///nowhere/redis.sock"),
+        settings=SlotSettings(lease_s=6.0, hang_floor_s=20.0), on_stuck=ended.set, clock=lambda: 100.0,
+    )  # fmt: skip
+    board.progress_at = 1.0
+    beat.start()
+    assert ended.wait(5)
+    beat.stop()
+
+
+def test_a_process_that_was_stopped_is_not_taken_for_a_loop_that_hangs(make: Make, board: Board) -> None:
+    ended: list[bool] = []
+    beat = make(on_stuck=lambda: ended.append(True))
+    board.progress_at = 100.0
+    times = iter([100.0, 700.0])  # a rest of ten minutes: SIGSTOP, then SIGCONT
+    beat._clock = lambda: next(times)
+    beat._soon.set()
+    beat._rest()
+    beat.watch(701.0)
+    assert ended == []
+    beat.watch(727.0)
+    assert ended == [True], "it was awake all the time since then, and the loop still stands"
+
+
+def test_a_beat_tells_for_how_long_the_loop_was_silent(make: Make, board: Board, link: Link) -> None:
+    board.progress_at = 20.0
+    make().tick(23.5)
+    seconds, _ = link.call("TIME")
+    state = roster.slots(link)["h/0"]
+    assert state["silent_ms"] == "3500"
+    assert 0 <= int(seconds) * 1000 - int(state["beat_ms"]) + 1000 < 10_000
 
 
 def test_the_retiring_place_is_freed_once(make: Make, board: Board, link: Link) -> None:
@@ -109,4 +145,36 @@ def test_a_sweep_that_found_something_is_told(make: Make, redis_url: str, link: 
     with capture_logs() as said:
         make().tick(10.0)
     assert [(one["event"], one["bytes_corrected"]) for one in said] == [("swept", -77)]
+    client.link.close()
+
+
+def test_after_redis_was_away_nobody_sweeps_before_all_had_time_to_renew(
+    make: Make, board: Board, redis_url: str, link: Link
+) -> None:
+    """Redis was down for longer than a lease: every lease looks lost, and no slot is dead."""
+    # given: another slot's lease, not renewed for 60 s
+    client = Client(redis_url)
+    client.submit(1.0)
+    lane = Queue(MODEL, "x").lanes[1]
+    ((_, ((entry, _fields),)),) = link.call(
+        "XREADGROUP", "GROUP", keys.GROUP, "h/1.x", "COUNT", 1, "STREAMS", lane, ">"
+    )
+    link.call("XCLAIM", lane, keys.GROUP, "h/1.x", 0, entry, "IDLE", 60_000, "JUSTID")
+
+    def owner() -> bytes:
+        ((_, consumer, _, _),) = link.call("XPENDING", lane, keys.GROUP, "-", "+", 1)
+        return bytes(consumer)
+
+    beat = make()
+    board.progress_at = 100.0
+    # when: a sweep is overdue, and the beat is connected again
+    beat.came_back(100.0)
+    beat.tick(100.1)
+    board.progress_at = 105.0
+    beat.tick(105.9)
+    assert owner() == b"h/1.x"
+    # then: a lease later it sweeps
+    board.progress_at = 106.0
+    beat.tick(106.1)
+    assert owner() == b"returned"
     client.link.close()

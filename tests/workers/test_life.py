@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +18,14 @@ from broker.roster import Assignment
 from broker.settings import Settings
 from tests import models
 from tests.wait import wait_until
+from tests.workers.test_blame import jobs
+from workers.blame import Blame
+from workers.engine_client import InlineEngine
 from workers.exits import Exit
 from workers.incarnation import Incarnation
 from workers.life import Life
 from workers.slot import Slot
+from workers.take_over import take_over
 
 Make = Callable[..., Life]
 
@@ -93,24 +98,89 @@ def test_an_assignment_to_another_artifact_is_refused(make: Make, link: Link, tm
     assert "the slot is assigned 'other'" in roster.slots(link)["h/0"]["reason"]
 
 
-@pytest.mark.parametrize(("was_killed", "deliveries"), [(True, 2), (False, 1)])
-def test_leases_left_behind_are_returned_and_marked_only_after_a_kill(
-    make: Make, link: Link, tmp_path: Path, was_killed: bool, deliveries: int
+@pytest.mark.parametrize(("was_killed", "deliveries"), [(True, [2, 1]), (False, [1, 1])])
+def test_leases_left_behind_are_returned_and_only_those_in_the_engine_are_marked_after_a_kill(
+    make: Make, link: Link, tmp_path: Path, was_killed: bool, deliveries: list[int]
 ) -> None:
-    # given a life of this slot that served another model, held a lease of it, and is over
-    before = Incarnation(tmp_path / "var", 0)
-    before.begin("former")
-    if not was_killed:
-        before.end("redis_lost", is_fault=False)
-    before.close()
-    queue = Queue("former", f"h/0.{before.id}")
-    queue.ensure_groups(link)
-    link.call("XADD", queue.lanes[1], "*", "b", b"x")
-    link.call("XREADGROUP", "GROUP", keys.GROUP, queue.consumer, "COUNT", 1, "STREAMS", queue.lanes[1], ">")
+    # given a life of this slot that served another model, held two leases of it, one in its engine, and is over
+    before = end_with_leases(tmp_path / "var", link, in_engine=1, was_killed=was_killed)
 
     run_until_ready(make(), link)
 
-    ((_, consumer, _, count),) = link.call("XPENDING", queue.lanes[1], keys.GROUP, "-", "+", 10)
-    assert (consumer, count) == (b"returned", deliveries)
-    assert queue.consumers(link) == set()
+    pending = link.call("XPENDING", before.lanes[1], keys.GROUP, "-", "+", 10)
+    assert [(lease[1], lease[3]) for lease in pending] == [(b"returned", count) for count in deliveries]
+    assert before.consumers(link) == set()
     assert ("killed" in reasons(link)) is was_killed
+
+
+def end_with_leases(var: Path, link: Link, *, in_engine: int, was_killed: bool = True, of: str = "former") -> Queue:
+    """A life that is over and held what there is, the first `in_engine` jobs in its engine; two jobs are added if none is."""
+    life, blame = Incarnation(var, 0), Blame(var, 0)
+    life.begin(of)
+    life.settled()  # so that the next one does not back off
+    blame.begin(life.id)
+    queue = Queue(of, f"h/0.{life.id}")
+    queue.ensure_groups(link)
+    lane = queue.lanes[1]
+    if not link.call("XLEN", lane):
+        for _ in range(2):
+            link.call("XADD", lane, "*", "b", b"x")
+        link.call("XREADGROUP", "GROUP", keys.GROUP, queue.consumer, "STREAMS", lane, ">")
+    held = [entry for entry, _ in link.call("XRANGE", lane, "-", "+")]
+    for lease in link.call("XPENDING", lane, keys.GROUP, "-", "+", 10):
+        link.call("XCLAIM", lane, keys.GROUP, queue.consumer, 0, lease[0], "RETRYCOUNT", lease[3], "JUSTID")
+    if in_engine:
+        blame.note(jobs(*((1, entry) for entry in held[:in_engine])))
+    if not was_killed:
+        blame.clear()
+        life.end("redis_lost", is_fault=False)
+    blame.close()
+    life.close()
+    return queue
+
+
+def test_a_slot_killed_with_an_idle_engine_blames_only_what_two_kills_in_a_row_held(
+    make: Make, link: Link, tmp_path: Path
+) -> None:
+    for kill, deliveries in enumerate(([1, 1], [2, 2], [2, 2]), start=1):
+        queue = end_with_leases(tmp_path / "var", link, in_engine=0)
+        take_over_as_next(tmp_path / "var", link, queue.model)
+        pending = link.call("XPENDING", queue.lanes[1], keys.GROUP, "-", "+", 10)
+        assert [lease[3] for lease in pending] == deliveries, f"after kill {kill}"
+        if kill == 2:  # a life in between ends with its word: suspicion ends too
+            end_with_leases(tmp_path / "var", link, in_engine=0, was_killed=False)
+            take_over_as_next(tmp_path / "var", link, queue.model)
+
+
+def take_over_as_next(var: Path, link: Link, model: str) -> None:
+    """The next life takes over, and is killed in its turn."""
+    life, blame = Incarnation(var, 0), Blame(var, 0)
+    take_over(link, [Queue(model, f"h/0.{life.id}")], slot="h/0", incarnation=life, blame=blame)
+    blame.begin(life.id)
+    blame.close()
+    life.close()
+
+
+def test_an_engine_that_survives_sigkill_quarantines_its_device_until_it_is_gone(
+    make: Make, link: Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given an engine that cannot be killed, here a process of the test's own
+    stuck = subprocess.Popen(["sleep", "60"])
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(InlineEngine, "kill", lambda self: False)
+            patch.setattr(InlineEngine, "pid", stuck.pid)
+            patch.setattr("workers.custody.end_engine", lambda pid, started: False)
+            life = make()
+            run_until_ready(life, link)
+            assert life.custody.is_left
+            state = roster.slots(link)["h/0"]
+            assert state["state"] == "failing"
+            assert f"quarantined: engine PID {stuck.pid} survives SIGKILL" in state["reason"]
+            # then no engine is started while it lives
+            assert make().live() is Exit.LOAD_FAILED
+            assert f"quarantined: engine PID {stuck.pid}" in roster.slots(link)["h/0"]["reason"]
+    finally:
+        stuck.kill()
+        stuck.wait()
+    assert run_until_ready(make(), link) is Exit.DRAINED

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
-from broker.settings import RetireSettings
+import pytest
+
+from broker.errors import ConfigError
+from broker.settings import RetireSettings, load
 from workers.exchange import Measured
 from workers.exits import Exit
 from workers.retire import MB, Retirement
@@ -99,3 +103,14 @@ def test_limits_of_zero_are_off() -> None:
     for _ in range(5):
         grow(one, 10**6, 10**6)
     assert one.due(10**9, 10**9) is None
+
+
+@pytest.mark.parametrize("line", ["overlap = 1", "overlap = 0.0", "max_jobs = true"])
+def test_overlap_is_true_or_false_and_nothing_else_is(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "pool.toml"
+    file.write_text(f'[models.mlp]\nartifact = "mlp"\nretire = {{ {line} }}\n')
+    with pytest.raises(ConfigError, match=r"\[models.mlp.retire\]: .* must be (true or false|a number)"):
+        load(str(file), environ={})
+    file.write_text('[models.mlp]\nartifact = "mlp"\nretire = { max_jobs = 7, overlap = true }\n')
+    chosen = load(str(file), environ={})
+    assert (chosen.retire_of("mlp").overlap, chosen.retire_of("other").overlap) == (True, False)

@@ -28,6 +28,7 @@ from tests.workers.fakes import (
     SilentEngine,
     first,
 )
+from workers import failures
 from workers.exits import Exit
 
 
@@ -160,10 +161,15 @@ def test_a_poison_job_of_many_rows_is_dead_at_the_third_death_too(redis_url: str
     assert client.left() == (0, 0)
 
 
+def _retries_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    soon = msgspec.structs.replace(failures.POLICIES[failures.Kind.TRANSIENT], first_ms=1)
+    monkeypatch.setitem(failures.POLICIES, failures.Kind.TRANSIENT, soon)
+
+
 def test_a_transient_error_is_tried_again_and_counts_as_an_attempt(
     redis_url: str, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.runner.RETRY_FIRST_MS", 1)
+    _retries_at_once(monkeypatch)
     backend = Doubler()
     fails = iter([ConnectionError("the feature store is away")])
 

@@ -39,6 +39,12 @@ class Backend(Protocol):
     def device_bytes(self) -> int | None:
         """Device memory this process holds, or None where nothing trustworthy tells."""
 
+    def probe(self) -> bool:
+        """Whether the device still works: a tiny kernel and a synchronize, without allocating; always True on the CPU."""
+
+    def free(self) -> None:
+        """Gives back what an out-of-memory left behind; call it after the error's except block."""
+
 
 def load(artifact: Artifact, *, device: str, threads: int) -> Backend:
     """Loads a verified artifact. Raises ArtifactError, DeviceError or the runtime's own error."""

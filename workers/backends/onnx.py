@@ -5,6 +5,7 @@ Inputs go in as they are (no copy on the CPU) and outputs come back as new array
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from typing import Any, cast
@@ -17,6 +18,7 @@ from broker.spec import TensorSpec
 from workers import devices
 from workers.artifact import Artifact
 from workers.backends import Arrays
+from workers.backends.pulse import Pulse
 from workers.manifest import OnnxOptions
 
 DTYPES = {
@@ -30,17 +32,27 @@ class OnnxBackend:
     """A session on its device. Not for threads of the caller's own."""
 
     def __init__(
-        self, session: Any, *, device: str, inputs: tuple[str, ...], outputs: tuple[str, ...], constants: Arrays
+        self,
+        session: Any,
+        *,
+        device: str,
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+        constants: Arrays,
+        pulse: Pulse | None = None,
     ) -> None:
         self.device = device
         self._run = session.run
         self._first = inputs[0]
         self._names = list(outputs)
         self._constants = constants
+        self._pulse = pulse
+        self._run_options: Any = None  # set for one run, which gives unused arena memory back when it ends
 
     def run(self, inputs: Arrays) -> Arrays:
         """One forward. Raises ArtifactError when an output lost the row axis; the runtime's own errors pass through."""
-        outputs = self._run(self._names, {**inputs, **self._constants} if self._constants else inputs)
+        options, self._run_options = self._run_options, None
+        outputs = self._run(self._names, {**inputs, **self._constants} if self._constants else inputs, options)
         rows = inputs[self._first].shape[0]
         for name, array in zip(self._names, outputs, strict=True):
             if array.shape[:1] != (rows,):
@@ -52,6 +64,18 @@ class OnnxBackend:
     def device_bytes(self) -> int | None:
         """By NVML, since ONNX Runtime tells nothing of its arena; None on the CPU and where NVML does not tell."""
         return None if self.device == "cpu" else devices.own_bytes(os.getpid())
+
+    def probe(self) -> bool:
+        """Whether the context ONNX Runtime works in still does."""
+        return self._pulse is None or self._pulse.beats()
+
+    def free(self) -> None:
+        """Collects what cycles keep; the arena shrinks only at the end of a run, so the next one is told to."""
+        gc.collect()
+        kind, _, index = self.device.partition(":")
+        self._run_options = onnxruntime.RunOptions()
+        place = f"{'gpu' if kind == 'cuda' else kind}:{index or 0}"
+        self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", place)
 
 
 def load(artifact: Artifact, *, device: str, threads: int) -> OnnxBackend:
@@ -94,6 +118,7 @@ def load(artifact: Artifact, *, device: str, threads: int) -> OnnxBackend:
         inputs=tuple(tensor.name for tensor in artifact.manifest.inputs),
         outputs=tuple(tensor.name for tensor in artifact.manifest.outputs),
         constants={name: values.array() for name, values in options.constants.items()},
+        pulse=None if where == "cpu" else Pulse(devices.parse(where).index),
     )
 
 

@@ -5,6 +5,7 @@ Loads from checked bytes. Every forward is under torch.inference_mode; no gradie
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import Any, cast
@@ -39,6 +40,8 @@ class TorchBackend:
         self._outputs = {name: np.dtype(dtype) for name, dtype in outputs.items()}
         self._on_cpu = device == "cpu"
         self._writes_inputs = False  # found out in warm-up: such a model gets copies from then on
+        self._pulse = None if self._on_cpu else torch.zeros(1, device=device)
+        self.probe()  # loads its kernel now: out of memory, that could fail for want of memory
 
     def run(self, inputs: Arrays) -> Arrays:
         """One forward. Raises ArtifactError when outputs are not what the manifest says; the model's errors pass through."""
@@ -56,6 +59,24 @@ class TorchBackend:
     def device_bytes(self) -> int | None:
         """What torch's allocator holds on the device; None on the CPU."""
         return None if self._on_cpu else torch.cuda.memory_reserved(self.device)
+
+    def probe(self) -> bool:
+        """Whether a kernel still runs on the device; a sticky error fails every call from the first on."""
+        if self._pulse is None:
+            return True
+        try:
+            self._pulse.add_(1)
+            torch.cuda.synchronize(self.device)
+        except RuntimeError:
+            return False
+        return True
+
+    def free(self) -> None:
+        """Collects what cycles keep, then gives the allocator's unused blocks back to the device."""
+        gc.collect()
+        if not self._on_cpu:
+            with torch.cuda.device(self.device):
+                torch.cuda.empty_cache()
 
     def _enter(self, array: NDArray[Any]) -> torch.Tensor:
         if self._on_cpu:

@@ -1,0 +1,81 @@
+"""The agent's look at its host: supervisord's programs, the kernel's word on their age, and what Redis knows. Reads only."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from broker import overlap, roster
+from broker.connection import Link
+from broker.overlap import Request
+from broker.roster import Assignment
+from operators import devices
+from operators.places import Place, Seen
+from operators.supervisor import Program, Supervisor
+
+
+def look(link: Link, supervisor: Supervisor, now_ms: int) -> Seen:
+    """One look. Raises SupervisorError, or one of connection.LOST."""
+    host = supervisor.settings.host
+    programs = supervisor.slots()
+    assignments = roster.assignments(link, host)
+    requests = overlap.requests(link, host)
+    names = {number: roster.slot_name(host, number) for number in programs}
+    states = roster.states(link, list(names.values()))
+    beats = roster.last_beats(link)
+    models = sorted({given.model for given in assignments.values()})
+    ready = frozenset().union(*roster.ready_of(link, models, now_ms).values())
+    places = {}
+    for number, program in programs.items():
+        name = names[number]
+        age_s = (now_ms - beats[name]) / 1000 if name in beats else None
+        places[number] = _place(number, program, states[name], assignments.get(number), age_s, name in ready)
+    return _measured(Seen(now_ms=now_ms, places=places, requests=requests))
+
+
+def process_age_s(pid: int) -> float:
+    """For how long a process lives, by the kernel's clock, which nobody sets; 0 when it is gone."""
+    try:
+        started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return max(0.0, uptime_s - started / os.sysconf("SC_CLK_TCK"))
+
+
+def _place(
+    number: int, program: Program, state: dict[str, str], given: Assignment | None, age_s: float | None, is_ready: bool
+) -> Place:
+    is_current = program.pid > 0 and state.get("pid") == str(program.pid)
+    if not is_current:
+        state = {}  # said by a life before this one
+    device = [int(state[name]) for name in ("device_bytes", "device_baseline_bytes") if state.get(name)]
+    return Place(
+        number=number,
+        state=program.state,
+        pid=program.pid,
+        up_s=process_age_s(program.pid) if program.pid else 0.0,
+        assignment=given,
+        beat_age_s=age_s,
+        is_current=is_current,
+        is_ready=is_current and is_ready and state.get("state") == "ready",
+        word=state.get("state", ""),
+        silent_s=float(state.get("silent_ms") or 0) / 1000,
+        host_bytes=max(int(state.get("host_bytes") or 0), int(state.get("host_baseline_bytes") or 0)),
+        device_bytes=max(device) if device else None,
+    )
+
+
+def _measured(seen: Seen) -> Seen:
+    """With the free memory, where a request waits for an answer."""
+    asked: list[Request] = [request for request in seen.requests.values() if request.phase == "asked"]
+    if not asked:
+        return seen
+    wanted = {place.assignment.device for place in seen.places.values() if place.assignment} - {"cpu"}
+    return Seen(
+        now_ms=seen.now_ms,
+        places=seen.places,
+        requests=seen.requests,
+        free_host_bytes=devices.free_host_bytes(),
+        free_device_bytes={device: devices.free_device_bytes(device) for device in wanted},
+    )

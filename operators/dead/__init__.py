@@ -1,0 +1,1 @@
+"""Dead letters as an operator handles them: what is said of them (`letters`), and the commands (`cli`)."""

@@ -1,0 +1,228 @@
+"""The agent's second thread: once a second it looks at its host and at the models, and does what was decided.
+
+What changes the pool is done only while no operator's command does (var/pool.lock), after a second look under that lock. Kills
+of stuck slots, delayed jobs and leases of the dead wait for nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import structlog
+
+from broker import embedded, overlap, roster
+from broker.connection import LOST, Link, ResponseError, is_missing_group
+from broker.errors import PenstockError, RedisUnavailable
+from broker.queue import Queue
+from broker.roster import Assignment
+from broker.settings import Settings
+from operators.agent_view import look
+from operators.places import Action, Seen
+from operators.reconcile import Reconciler
+from operators.record import Record
+from operators.supervisor import Supervisor, SupervisorRefused
+from operators.swap import swaps
+
+ROUND_S = 1.0
+BUSY_ROUND_S = 0.25  # while a swap is under way: two copies of a model take the memory of two
+LEAST_PAUSE_S = 0.1  # events hasten a round, a storm of them must not make a tight loop
+SWEEP_MOST_S = 1.0
+WARN_EVERY_S = 30.0
+BEATS_APART_S = 3.0  # well within the TTL of the agent's own key
+
+log = structlog.get_logger()
+
+
+class Rounds(threading.Thread):
+    """Runs until `stop`. Neither Redis nor supervisord may end it by being away."""
+
+    def __init__(
+        self, settings: Settings, *, supervisor: Supervisor, link: Link, record: Record, reconciler: Reconciler,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        super().__init__(name="rounds", daemon=True)
+        self._settings = settings
+        self._supervisor = supervisor
+        self._link = link
+        self._record = record
+        self._reconciler = reconciler
+        self._clock = clock
+        self._over = threading.Event()
+        self._soon = threading.Event()
+        self._next_sweep = self._next_warning = 0.0
+        self._beat_at = -BEATS_APART_S
+        self._since_ms = 0
+        self._round_s = ROUND_S
+        self._kept: dict[int, Assignment] = {}  # as last seen; what a FLUSHALL takes is given back
+        self._is_flushed = False
+        self._empty_looks = 0
+
+    def hasten(self) -> None:
+        """Something happened: the next round comes at once."""
+        self._soon.set()
+
+    def stop(self) -> None:
+        """Ends the thread and waits for it."""
+        self._over.set()
+        self._soon.set()
+        self.join(10)
+
+    def run(self) -> None:
+        while not self._over.is_set():
+            try:
+                if self._link.fileno() < 0:
+                    self._link.connect()
+                    # Slots were perhaps cut off as well: each renews its leases before anybody sweeps.
+                    self._next_sweep = self._clock() + self._settings.slot.lease_s
+                self.round(self._clock())
+            except (*LOST, RedisUnavailable) as error:
+                self._link.close()
+                self._away("redis", error)
+            except PenstockError as error:
+                self._away("supervisord", error)
+            except Exception:  # the thread's edge: an agent without rounds would beat no more and do nothing
+                log.exception("round failed", retry_in_s=ROUND_S)
+                self._reconciler.lost()
+                self._soon.clear()
+            self._over.wait(LEAST_PAUSE_S)
+            self._soon.wait(self._round_s - LEAST_PAUSE_S)
+            self._soon.clear()
+        self._link.close()
+
+    def round(self, now: float) -> None:
+        """One look and what follows from it. Raises SupervisorError, or one of connection.LOST."""
+        now_ms = self._beat(now)
+        self._serve_models(now, now_ms)
+        self._record.take_events(self._link)
+        seen = look(self._link, self._supervisor, now_ms)
+        self._record.compare(self._link, seen)
+        for number in self._record.take_starts():
+            self._reconciler.started(number, now)
+        self._do(self._reconciler.stuck(seen, now), now)
+        if self._is_flushed or self._plan(seen) or self._reconciler.wanted(seen, now):
+            with self._changing() as is_ours:
+                if is_ours:
+                    self._restore()
+                    seen = look(self._link, self._supervisor, now_ms)
+                    self._do([*self._plan(seen), *self._reconciler.wanted(seen, now)], now)
+        self._keep(seen)
+        self._round_s = BUSY_ROUND_S if any(one.spare >= 0 for one in seen.requests.values()) else ROUND_S
+        self._record.write(self._link)
+
+    def _plan(self, seen: Seen) -> list[Action]:
+        return swaps(seen, load_timeout_s=self._settings.slot.load_timeout_s)
+
+    def _beat(self, now: float) -> int:
+        state: dict[str, str | int] = {"pid": os.getpid()}
+        if self._since_ms:
+            state["since_ms"] = self._since_ms
+        now_ms, was_known = roster.beat_agent(self._link, self._settings.host, state)
+        self._since_ms = self._since_ms or now_ms
+        if not was_known and now - self._beat_at < BEATS_APART_S:
+            self._is_flushed = True
+        self._beat_at = now
+        return now_ms
+
+    def _serve_models(self, now: float, now_ms: int) -> None:
+        """Delays and leases of the dead, for models of which no slot is ready anywhere: the slots' beats do it else."""
+        models = roster.models(self._link)
+        orphans = [model for model, ready in roster.ready_of(self._link, models, now_ms).items() if not ready]
+        is_sweeping = now >= self._next_sweep
+        if is_sweeping:
+            self._next_sweep = now + min(self._settings.slot.lease_s / 2, SWEEP_MOST_S)
+        for model in orphans:
+            queue = Queue(model, f"agent@{self._settings.host}")
+            commands = [queue.move()]
+            if is_sweeping:
+                commands.append(queue.sweep(lease_ms=round(self._settings.slot.lease_s * 1000)))
+            for reply in self._link.call_all(commands):
+                if isinstance(reply, ResponseError) and "NOSCRIPT" in str(reply):
+                    self._link.reload()
+                elif isinstance(reply, ResponseError) and not is_missing_group(reply):
+                    log.warning("model not served", model=model, error=str(reply), retry_in_s=ROUND_S)
+
+    def _do(self, actions: Sequence[Action], now: float) -> None:
+        refused: set[int] = set()
+        for action in actions:
+            if action.number in refused:
+                continue
+            try:
+                self._act(action)
+            except SupervisorRefused as error:  # the other slots must not wait for this one
+                refused.add(action.number)
+                self._tell(action, f"refused: {error}")
+            else:
+                self._tell(action, action.why)
+            self._reconciler.did(action, now)
+
+    def _act(self, action: Action) -> None:
+        host, number = self._settings.host, action.number
+        if action.verb == "kill":
+            self._supervisor.kill_slot(number)
+        elif action.verb == "start":
+            self._supervisor.start_soon(number)
+        elif action.verb == "stop":
+            self._supervisor.stop_soon(number)
+        elif action.verb == "assign":
+            roster.assign(self._link, host, number, action.assignment)
+        elif action.verb == "answer":
+            overlap.write(self._link, host, number, action.request)
+        else:
+            roster.forget_slot(self._link, roster.slot_name(host, number), action.model)
+
+    def _tell(self, action: Action, detail: str) -> None:
+        if action.kind:
+            self._record.tell(roster.slot_name(self._settings.host, action.number), action.kind, detail, action.pid)
+
+    def _keep(self, seen: Seen) -> None:
+        """Remembers the assignments, without spares that have not taken over."""
+        waiting = {one.spare for one in seen.requests.values() if one.phase in ("loading", "refused")}
+        found = {n: place.assignment for n, place in seen.places.items() if place.assignment and n not in waiting}
+        self._empty_looks = 0 if found else self._empty_looks + 1
+        # One empty look may be of a Redis emptied since this round's beat: the next beat tells.
+        if found or (self._empty_looks > 1 and not self._is_flushed):
+            self._kept = found
+
+    def _restore(self) -> None:
+        """After a FLUSHALL a slot that starts again would serve nothing: it gets back what it was assigned."""
+        if not self._is_flushed:
+            return
+        host = self._settings.host
+        if self._kept and not roster.assignments(self._link, host):
+            for number, given in self._kept.items():
+                roster.assign(self._link, host, number, given)
+            for model, count in Counter(given.model for given in self._kept.values()).items():
+                roster.want(self._link, host, model, count)
+            self._record.tell(
+                f"{host}/agent", "restore", f"Redis was emptied; {len(self._kept)} assignments given back"
+            )
+        self._is_flushed = False
+
+    @contextmanager
+    def _changing(self) -> Iterator[bool]:
+        """Whether the pool is ours to change for the block; an operator's command goes first."""
+        lock = embedded.take_lock(self._settings.var / "pool.lock")
+        if lock is None:
+            yield False
+            return
+        try:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()} (the agent)\n".encode(), 0)
+            yield True
+        finally:
+            os.close(lock)
+
+    def _away(self, who: str, error: Exception) -> None:
+        self._reconciler.lost()
+        self._soon.clear()  # what came is known; without an answer there is no hurry
+        now = self._clock()
+        if now >= self._next_warning:
+            self._next_warning = now + WARN_EVERY_S
+            log.warning(
+                f"{who} does not answer", error=str(error), retry_in_s=ROUND_S, next="nobody is judged meanwhile"
+            )
