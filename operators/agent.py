@@ -1,7 +1,8 @@
-"""`python -m operators.agent`: the event listener supervisord runs beside the slots. Two threads, neither holds the other up.
+"""`python -m operators.agent`: the event listener supervisord runs beside the slots. Threads that do not hold each other up.
 
 This one speaks supervisord's protocol on stdin and stdout and hands events on; the other (rounds) looks and acts by level
-every second, so that a lost event costs a second and nothing else. It ends with supervisord: when stdin does.
+every second, so that a lost event costs a second and nothing else. A third (deaths) has a dead slot restarted at once.
+It ends with supervisord: when stdin does.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from broker import keys
 from broker.connection import Link
 from broker.errors import PenstockError
 from broker.settings import Settings, load
+from operators.deaths import Deaths
 from operators.journal import Journal
 from operators.listener import Garbled, listen
 from operators.reconcile import Reconciler
@@ -40,10 +42,12 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         settings = load()
-        rounds, record = build(settings)
+        deaths = Deaths(wake=Supervisor(settings, timeout_s=RPC_TIMEOUT_S).is_running)
+        rounds, record = build(settings, deaths)
     except PenstockError as error:
         log.error("agent cannot start", error=str(error), next="supervisord starts it again")
         return 1
+    deaths.start()
     rounds.start()
     log.info("agent started", host=settings.host, pid=os.getpid())
     try:
@@ -57,7 +61,7 @@ def main() -> int:
     return 0
 
 
-def build(settings: Settings, *, silent_limit_s: float | None = None) -> tuple[Rounds, Record]:
+def build(settings: Settings, deaths: Deaths, *, silent_limit_s: float | None = None) -> tuple[Rounds, Record]:
     """The parts of one agent, not started. `silent_limit_s` is for tests that cannot wait."""
     slot = settings.slot
     if silent_limit_s is None:
@@ -68,6 +72,7 @@ def build(settings: Settings, *, silent_limit_s: float | None = None) -> tuple[R
         supervisor=Supervisor(settings, timeout_s=RPC_TIMEOUT_S),
         link=Link(settings.redis_url_as("operator")),
         record=record,
+        deaths=deaths,
         reconciler=Reconciler(silent_limit_s=silent_limit_s, hang_limit_s=slot.lease_s + slot.hang_floor_s),
     )
     return rounds, record

@@ -22,6 +22,7 @@ from broker.queue import Queue
 from broker.roster import Assignment
 from broker.settings import Settings
 from operators.agent_view import look
+from operators.deaths import Deaths
 from operators.places import Action, Seen
 from operators.reconcile import Reconciler
 from operators.record import Record
@@ -42,7 +43,7 @@ class Rounds(threading.Thread):
     """Runs until `stop`. Neither Redis nor supervisord may end it by being away."""
 
     def __init__(
-        self, settings: Settings, *, supervisor: Supervisor, link: Link, record: Record, reconciler: Reconciler,
+        self, settings: Settings, *, supervisor: Supervisor, link: Link, record: Record, reconciler: Reconciler, deaths: Deaths,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         super().__init__(name="rounds", daemon=True)
@@ -51,6 +52,7 @@ class Rounds(threading.Thread):
         self._link = link
         self._record = record
         self._reconciler = reconciler
+        self._deaths = deaths
         self._clock = clock
         self._over = threading.Event()
         self._soon = threading.Event()
@@ -100,6 +102,7 @@ class Rounds(threading.Thread):
         self._serve_models(now, now_ms)
         self._record.take_events(self._link)
         seen = look(self._link, self._supervisor, now_ms)
+        self._deaths.watch(place.pid for place in seen.places.values() if place.is_up)
         self._record.compare(self._link, seen)
         for number in self._record.take_starts():
             self._reconciler.started(number, now)

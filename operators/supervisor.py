@@ -33,6 +33,7 @@ RPC_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 15.0
 SHUTDOWN_TIMEOUT_S = 90.0  # redis-server may take its time to write its file out
 POLL_S = 0.05
+REMIND_S = 2.0  # between two SIGTERMs to a slot that drains; it heeds the first it gets
 KILLED_AFTER_DRAIN_S = 10
 
 # supervisord's states: these come to rest, those run or are about to.
@@ -173,7 +174,11 @@ class Supervisor:
     ) -> None:
         left = set(numbers)
         deadline = time.monotonic() + timeout_s
+        remind_at = time.monotonic() + REMIND_S
         while left:
+            is_reminding = time.monotonic() > remind_at
+            if is_reminding:
+                remind_at = time.monotonic() + REMIND_S
             programs = self.slots()
             for number in sorted(left):
                 program = programs.get(number)
@@ -186,6 +191,9 @@ class Supervisor:
                     left.discard(number)
                 elif program.state in act_on:
                     self._tell(method, _name(number), False, ignore=(_ALREADY_STARTED, _NOT_RUNNING))
+                elif program.state == "STOPPING" and is_reminding:
+                    # The first TERM is lost where it met supervisord's child between fork and exec.
+                    self._tell("signalProcess", _name(number), "TERM", ignore=(_NOT_RUNNING,))
             if left and time.monotonic() > deadline:
                 states = ", ".join(f"{number} {programs[number].state}" for number in sorted(left))
                 raise SupervisorError(f"slots did not follow {method} within {timeout_s:g} s: {states}; see var/log")

@@ -105,6 +105,9 @@ class Reader:
             try:
                 if link.fileno() < 0:
                     self._connect(left)
+                if left <= 0:  # only looks; a blocked read, be it of 1 ms, takes an idle Redis up to 100 ms
+                    self._route(link.call(*intake.drain(self._drain_count)) or ())
+                    return
                 block = intake.wait(min(left, SLICE_S))
                 has_more = len(self._mailbox) > 1
                 if has_more:  # one round trip: what came with the first element is drained at once

@@ -276,11 +276,24 @@ class Leases:
             self.lost_since = self._clock()
             self._pause_s = FIRST_PAUSE_S
             log.warning("redis lost", error=str(error), retry_in_s=self._pause_s, leases=len(self._board.held))
+        self._drop_wire()
+        self._reconnect_at = self._clock() + self._pause_s * random.uniform(0.5, 1.5)
+        self._pause_s = min(MOST_PAUSE_S, self._pause_s * 2)
+
+    def hang_up(self) -> None:
+        """Ends a blocked read whose jobs nobody wants any more: Redis hears nothing else on that connection until it is over.
+
+        Connects again with the next talk; what was read meanwhile is a ghost, and returned as one.
+        """
+        if self.claimer.is_blocked and self.lost_since is None:
+            self.lost_since = self._clock()
+            self._drop_wire()
+            self._reconnect_at = 0.0
+
+    def _drop_wire(self) -> None:
         self.wire.forget()
         self.wire.link.close()
         self.claimer.forget()
-        self._reconnect_at = self._clock() + self._pause_s * random.uniform(0.5, 1.5)
-        self._pause_s = min(MOST_PAUSE_S, self._pause_s * 2)
 
     def until_reconnect_s(self) -> float:
         """Seconds until the next try; infinite while connected."""

@@ -38,11 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(signal.SIGINT, lambda *_: life.stop())
         if parent.is_gone:
             return int(Exit.DRAINED)
-        code = int(life.live())
-        if life.custody.is_left:
-            sys.stderr.flush()
-            os._exit(code)  # multiprocessing waits for its children at exit
-        return code
+        return int(life.live())
     except Stopped:
         return int(Exit.DRAINED)
     except RedisUnavailable as error:

@@ -290,6 +290,7 @@ class Slot:
         """Claims no more, returns what was read ahead; what runs is finished and settled."""
         assert self._leaving is not None
         self._leases.is_leaving = True
+        self._leases.hang_up()
         self._leave_by = min(self._leave_by, now + self._settings.drain_s)
         self._board.is_ready = False
         self._board.state = "retiring" if self._leaving.exit else "draining"
@@ -307,6 +308,7 @@ class Slot:
         """The engine died: its batch is marked, so that its jobs run alone next time; a job with too many marks is dead."""
         death = self._runner.death
         assert death is not None
+        self._leases.hang_up()
         exit_code, kind = Exit.ENGINE_DIED, Kind.ENGINE_DEATH
         if self._runner.has_failed_device:
             exit_code, kind = Exit.DEVICE_FAULT, Kind.DEVICE_FAULT

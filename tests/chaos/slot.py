@@ -104,9 +104,9 @@ def _bend_clock() -> None:
 
 
 if __name__ == "__main__":
-    import sys
+    import os
 
     from workers.main import main
 
     prepare()
-    sys.exit(main())
+    os._exit(main())

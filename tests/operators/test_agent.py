@@ -16,6 +16,7 @@ from broker import keys, overlap, roster, settings
 from broker.connection import Link
 from broker.overlap import Request
 from operators import agent, pool, status
+from operators.deaths import Deaths
 from operators.supervisor import ENV_SLOT_COMMAND, Supervisor, is_alive
 from tests.operators.conftest import FAKE_SLOT, wait_until, write_pool
 
@@ -95,9 +96,8 @@ def test_an_operators_command_goes_first(running: Supervisor, link: Link) -> Non
 
 
 def test_a_stuck_slot_is_killed_and_its_next_life_serves(running: Supervisor, link: Link) -> None:
-    rounds, record = agent.build(
-        running.settings, silent_limit_s=0.5
-    )  # a second agent, less patient than the pool's own
+    # a second agent, less patient than the pool's own
+    rounds, record = agent.build(running.settings, Deaths(wake=list), silent_limit_s=0.5)
     rounds.start()
     wait_until(lambda: ready(link) == {"box/0", "box/1"})
     stuck = running.slots()[0].pid

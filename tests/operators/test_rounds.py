@@ -12,6 +12,7 @@ from broker.connection import Link
 from broker.errors import SupervisorError
 from broker.settings import PoolSettings, RedisSettings, Settings
 from operators import agent
+from operators.deaths import Deaths
 from operators.rounds import Rounds
 from tests.operators.conftest import wait_until
 
@@ -30,7 +31,7 @@ def test_it_goes_on_without_redis_and_a_storm_of_events_makes_no_tight_loop(
         connect(self)
 
     monkeypatch.setattr(Link, "connect", counted)
-    rounds, _ = agent.build(settings("unix:///nowhere/redis.sock", tmp_path))
+    rounds, _ = agent.build(settings("unix:///nowhere/redis.sock", tmp_path), Deaths(wake=list))
     rounds.start()
     is_over = threading.Event()
     for _ in range(100):  # a second's worth of events
@@ -46,7 +47,7 @@ def test_it_beats_and_serves_models_while_supervisord_does_not_answer(redis_url:
     link = Link(redis_url)
     link.connect()
     link.call("FLUSHALL")
-    rounds, _ = agent.build(settings(redis_url, tmp_path))
+    rounds, _ = agent.build(settings(redis_url, tmp_path), Deaths(wake=list))
     rounds._link.connect()
     with pytest.raises(SupervisorError, match="no answer from supervisord"):
         rounds.round(0.0)
@@ -60,7 +61,7 @@ def test_it_beats_and_serves_models_while_supervisord_does_not_answer(redis_url:
 def test_a_round_that_fails_for_a_reason_nobody_foresaw_is_not_the_last(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rounds, _ = agent.build(settings(redis_url, tmp_path))
+    rounds, _ = agent.build(settings(redis_url, tmp_path), Deaths(wake=list))
     calls: list[float] = []
 
     def fail(self: Rounds, now: float) -> Any:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from broker import roster
+from broker.connection import Link
 from broker.errors import UnknownModel
 from producer import Producer
 from tests.chaos.case import Case, Seen, judged
@@ -14,6 +17,7 @@ from tests.chaos.fake import MODEL, OK
 from tests.chaos.server import Server
 from tests.chaos.stage import READY_WITHIN_S, Stage, staged
 from tests.chaos.traffic import Tally, Traffic, new_serials, row
+from tests.redis_topology import replicated
 
 HELD_S = 0.3  # between two faults
 PAUSE_S = 2.0
@@ -65,9 +69,33 @@ def killed_always(count: int) -> Seen:
 
 def killed_everysec(count: int) -> Seen:
     """kill -9 of Redis with appendfsync everysec: what is lost is counted."""
-    seen = _outages(count, fsync="everysec", fault=Server.kill, may_lose=True)
-    seen.note(lost_of=seen.tried)
+    return _outages(count, fsync="everysec", fault=Server.kill, may_lose=True)
+
+
+def failed_over(count: int) -> Seen:
+    """Sentinel makes the replica the master under load, `count` times, with min-replicas-to-write 1; what is lost is counted."""
+    seen = Seen()
+    with tempfile.TemporaryDirectory(prefix="chaos-sentinel-", dir="/tmp") as folder:
+        with replicated(Path(folder)) as servers:
+            for url in (servers.first_url, servers.second_url):
+                _set(url, "min-replicas-to-write", 1)
+            with staged(url=servers.sentinel_url) as stage, judged(stage, seen, may_lose=True) as hand_in:
+                with Traffic(stage.url, per_s=300) as traffic:
+                    for _ in range(count):
+                        time.sleep(HELD_S)
+                        servers.fail_over()
+                        seen.faults += 1
+                        seen.recovered(_until_answered(stage))
+                        hand_in(Tally(submitted=1, done=1))
+                    hand_in(traffic.finish(20.0))
     return seen
+
+
+def _set(url: str, name: str, value: int) -> None:
+    link = Link(url)
+    link.connect()
+    link.call("CONFIG", "SET", name, value)
+    link.close()
 
 
 def hung_up(seconds: int) -> Seen:
@@ -127,7 +155,7 @@ def all_forgotten(count: int) -> Seen:
     seen = Seen()
     with staged() as stage:
         for _ in range(count):
-            with Traffic(stage.url, per_s=400, chunk=256) as traffic:
+            with Traffic(stage.url, per_s=4_000, chunk=64) as traffic:
                 time.sleep(HELD_S)
                 stage.call("FLUSHALL")
                 seen.faults += 1
@@ -186,6 +214,7 @@ CASES = (
         20,
         may_lose="at most what the last second brought, when the machine dies too",
     ),
+    Case("Sentinel failover", failed_over, "failovers", 1, 1, 20, may_lose="what the replica had not received"),
     Case("CLIENT KILL every 100 ms", hung_up, "seconds", 2, 10, 60),
     Case("CLIENT PAUSE and DEBUG SLEEP", paused, "rounds", 1, 1, 10),
     Case("SCRIPT FLUSH", scripts_forgotten, "flushes", 2, 10, 100),
