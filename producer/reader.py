@@ -67,7 +67,9 @@ class Reader:
         if self._role.acquire(blocking=False):
             try:
                 self._connect(0.0)
-                self._route(self._link.call(*self._intake.drain(self._drain_count)) or ())
+                count = self._drain_count
+                while self._route(self._link.call(*self._intake.drain(count)) or ()) == count:
+                    pass  # there is more
             except (*LOST, RedisUnavailable, ResponseError):
                 pass  # whoever waits next connects again, or is told
             finally:
@@ -137,12 +139,13 @@ class Reader:
         if self._link.fileno() < 0:
             self._link.connect_within(min(self._patience_s, max(left_s, 0.05)))
 
-    def _route(self, elements: Any) -> None:
-        if not elements:
-            return
-        self._wake(self._mailbox.route_all(elements))
-        if len(elements) > 1:
-            self._drain_count = drain_count(elements)
+    def _route(self, elements: Any) -> int:
+        """Hands on what came; how many elements it was."""
+        if elements:
+            self._wake(self._mailbox.route_all(elements))
+            if len(elements) > 1:
+                self._drain_count = drain_count(elements)
+        return len(elements)
 
     def _wake(self, tickets: Iterable[Ticket]) -> None:
         if not self._waiting:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from statistics import mean
 
 from broker import keys
 from tests.chaos.case import Case, Seen, judged
@@ -84,9 +85,9 @@ def _resident(pid: int) -> int:
 
 
 def _growth(values: list[int]) -> float:
-    """The last quarter's highest value over the second quarter's, less one; the first quarter fills caches."""
+    """The last quarter's mean over the second quarter's, less one; the first quarter fills caches."""
     quarter = len(values) // 4
-    return max(values[3 * quarter :]) / max(values[quarter : 2 * quarter]) - 1 if quarter else 0.0
+    return mean(values[3 * quarter :]) / mean(values[quarter : 2 * quarter]) - 1 if quarter else 0.0
 
 
 CASES = (
