@@ -4,6 +4,7 @@ PIP_FLAGS ?= # handed to pip, e.g. an index with a smaller torch
 PACKAGES = broker producer workers operators
 RUN = .venv/bin/python
 STAMP = .venv/.installed
+WORKERS = -n 3 --dist loadfile # most tests wait for processes; a file stays on one worker, its servers are shared
 
 .PHONY: setup demo test test-full check bench chaos soak fuzz clean
 
@@ -20,10 +21,10 @@ demo: setup
 	@$(RUN) -m benchmarks.demo
 
 test: setup
-	@$(RUN) -m pytest -q -m 'not slow'
+	@$(RUN) -m pytest -q -m 'not slow' $(WORKERS)
 
 test-full: setup
-	@$(RUN) -m pytest -q
+	@$(RUN) -m pytest -q $(WORKERS)
 
 check: setup
 	@$(RUN) -m ruff check .

@@ -18,6 +18,10 @@ Role = Literal["producer", "worker", "operator", "monitor", "admin"]
 ROLES: tuple[Role, ...] = ("producer", "worker", "operator", "monitor")
 DEFAULT_AS: Role = "producer"  # whose rights an app has that connects to the embedded server without a name
 OLDEST = (6, 2)
+# On the embedded server only, whose settings hold no secret: what durability="fsync" and `penstock doctor` ask. On a shared
+# server CONFIG GET would tell passwords, so docs/security.md leaves it to its owner.
+_ASKS_SETTINGS: tuple[Role, ...] = ("producer", "monitor")
+_SETTINGS = "+config|get"
 _READ_ONLY_KEYS = (7, 0)  # %R~pattern
 _SUBCOMMANDS_CHECKED = (7, 0)  # older servers take a rule of any subcommand, and ask for it where they do not know it
 _START = ("resetkeys", "resetchannels", "-@all")  # a user begins with no rights at all, whatever it was before
@@ -64,7 +68,7 @@ def users_file(version: tuple[int, int], path: Path | None = None) -> str:
     Its socket lies in a 0700 folder, so whoever reaches it may change this file as well: roles guard against mistakes and
     hijacked programs there, not against that person. No program of the pool connects as `admin`; it is for redis-cli.
     """
-    users = read(path)
+    users = {name: words + [_SETTINGS] * (name in _ASKS_SETTINGS) for name, words in read(path).items()}
     lines = [_user(name, ["nopass", *_START, *rules(users[name], version)]) for name in ROLES]
     lines.append(_user("default", ["nopass", *_START, *rules(users[DEFAULT_AS], version)]))
     lines.append(_user("admin", ["nopass", "~*", "&*", "+@all"]))

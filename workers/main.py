@@ -13,8 +13,9 @@ import structlog
 from broker.errors import PenstockError, RedisUnavailable
 from broker.settings import load
 from workers.exits import Exit
-from workers.life import Life, Stopped
+from workers.life import Life
 from workers.orphan import Parent
+from workers.waits import Stopped
 
 log = structlog.get_logger()
 

@@ -84,12 +84,11 @@ def _round(stage: Stage) -> Held:
     stage.wait_empty()
     time.sleep(RESULT_TTL_S + 1)
     _forget_clients(stage)
-    (agent,) = stage.supervisor.pids("agent")
     return Held(
         keys=stage.call("DBSIZE"),
         redis_bytes=int(stage.call("INFO", "memory").split(b"used_memory:")[1].split(b"\r")[0]),
         supervisord=_of(stage.supervisor.pid()),
-        agent=_of(agent),
+        agent=_of(stage.supervisor.agent().pid),
         producer=_of(os.getpid()),
     )
 

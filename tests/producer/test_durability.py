@@ -41,7 +41,7 @@ def start(folder: Path) -> Iterator[Start]:
 
         def start(**options: Any) -> str:
             url = stack.enter_context(temporary_server(folder, **{"is_durable": True, "fsync": "always"} | options))
-            link = Link(url)
+            link = Link(url.replace("unix://", "unix://admin:admin@") if options.get("has_roles") else url)
             link.connect()
             spec.publish(link, model_spec(), Limits())
             Queue(MODEL, "none").ensure_groups(link)
@@ -72,6 +72,12 @@ def test_a_file_that_is_synced_before_each_answer_is_proof_enough(start: Start) 
     with Producer(url, durability="fsync") as producer:
         assert len(producer.submit_many(MODEL, [ROW] * 3)) == 3
     assert depth(url) == 3
+
+
+def test_an_app_on_the_embedded_server_may_read_what_proves_it(start: Start) -> None:
+    url = start(has_roles=True)
+    with Producer(url, durability="fsync") as producer:
+        assert len(producer.submit_many(MODEL, [ROW] * 3)) == 3
 
 
 @pytest.mark.parametrize(

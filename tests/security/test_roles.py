@@ -152,5 +152,5 @@ def test_the_operators_and_the_monitors_paths_pass(guarded: Guarded, role: Role,
     assert seen.models[0].dead == 1
     doctored = Settings(redis=RedisSettings(url=guarded.url_of("operator")), root=str(tmp_path))
     assert "ok" in {one.level for one in doctor.redis_server(doctored)}
-    # CONFIG GET would tell passwords too: nobody may ask, and doctor does without the answer
+    # doctor was asked as the operator here, who may not read settings: it does without the answer
     assert [one for one in guarded.denials() if "config" not in one] == []

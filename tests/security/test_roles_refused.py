@@ -12,7 +12,7 @@ from tests.broker.actors import Client, Slot, publish
 from tests.security.conftest import Guarded, Role, is_refused
 
 NOBODY: tuple[tuple[Any, ...], ...] = (
-    ("FLUSHALL",), ("FLUSHDB",), ("CONFIG", "GET", "*"), ("CONFIG", "SET", "maxmemory", 1), ("KEYS", "*"), ("SCAN", 0),
+    ("FLUSHALL",), ("FLUSHDB",), ("CONFIG", "SET", "maxmemory", 1), ("KEYS", "*"), ("SCAN", 0),
     ("ACL", "LIST"), ("ACL", "SETUSER", "x"), ("ACL", "WHOAMI"), ("MODULE", "LIST"), ("MODULE", "LOAD", "/tmp/x.so"),
     ("DEBUG", "SLEEP", 0), ("SHUTDOWN", "NOSAVE"), ("REPLICAOF", "NO", "ONE"), ("SLAVEOF", "NO", "ONE"), ("SAVE",),
     ("BGSAVE",), ("BGREWRITEAOF",), ("MONITOR",), ("CLIENT", "LIST"), ("CLIENT", "KILL", "ID", 1), ("SWAPDB", 0, 1),
@@ -33,6 +33,7 @@ PRODUCER: tuple[tuple[Any, ...], ...] = (
     ("XREADGROUP", "GROUP", "slots", "me", "STREAMS", LANE, ">"), ("XCLAIM", LANE, "slots", "me", 0, "1-1"), ("INFO",),
     ("XRANGE", keys.dead("m"), "-", "+"), ("XADD", keys.dead("m"), "*", "a", "b"), ("ZADD", keys.retiring("m"), 1, "x"),
 )  # fmt: skip
+NO_SETTINGS: tuple[tuple[Any, ...], ...] = (("CONFIG", "GET", "*"),)
 WORKER: tuple[tuple[Any, ...], ...] = (
     ("DEL", LANE),
     ("HGETALL", keys.requests("m", "client")), ("GET", keys.dedupe_prefix("m") + "key"), ("INFO",), ("SMEMBERS", keys.models()),
@@ -56,6 +57,7 @@ MONITOR: tuple[tuple[Any, ...], ...] = (
     ("name", "commands"),
     [
         *((name, NOBODY) for name in ("default", *acl.ROLES)),
+        ("worker", NO_SETTINGS), ("operator", NO_SETTINGS),
         ("producer", PRODUCER), ("default", PRODUCER), ("worker", WORKER), ("monitor", MONITOR),
     ],
 )  # fmt: skip

@@ -31,34 +31,44 @@ class Kill:
     incarnation: str
     victim: str  # slot or engine
     at: float
+    is_alone: bool  # all other slots were ready
 
 
 def kills(count: int) -> Seen:
-    """kill -9 of random slots and engines; a recovery is the time until the slot is ready again, less its load time."""
+    """kill -9 of random slots and engines: first as they come, while others are still on their way back, then one by one.
+
+    A recovery is the time until the slot is ready again, less its load time; its p99 is that of those killed one by one.
+    """
     seen = Seen()
-    took: dict[str, list[float]] = {"slot": [], "engine": []}
+    alone: dict[str, list[float]] = {"slot": [], "engine": []}
     with staged(slots=3) as stage, judged(stage, seen) as hand_in:
-        open_kills: list[Kill] = []
+        under_way: list[Kill] = []
         with Traffic(stage.url, per_s=400) as traffic:
-            while seen.faults < count or open_kills:
+            while seen.faults < count or under_way:
                 states = stage.ready()
-                for kill in list(open_kills):
+                is_storm = seen.faults < count // 2
+                for kill in list(under_way):
                     state = states.get(kill.name)
                     if state is not None and state["incarnation"] != kill.incarnation:
-                        open_kills.remove(kill)
+                        under_way.remove(kill)
                         recovery_s = time.monotonic() - kill.at - float(state["load_s"])
-                        took[kill.victim].append(recovery_s)
                         seen.recovered(recovery_s)
-                if seen.faults < count and (victim := _pick(states, {kill.name for kill in open_kills})):
-                    open_kills.append(_kill(victim, states[victim]))
+                        if kill.is_alone:
+                            alone[kill.victim].append(recovery_s)
+                may_kill = seen.faults < count and (is_storm or not under_way)
+                victim = _pick(states, {kill.name for kill in under_way}) if may_kill else ""
+                if victim:
+                    under_way.append(
+                        _kill(victim, states[victim], is_alone=not is_storm and len(states) == stage.slots)
+                    )
                     seen.faults += 1
-                if open_kills and time.monotonic() - open_kills[0].at > READY_WITHIN_S:
-                    raise RuntimeError(f"{open_kills[0].name} did not come back; logs in {stage.folder}")
+                if under_way and time.monotonic() - under_way[0].at > READY_WITHIN_S:
+                    raise RuntimeError(f"{under_way[0].name} did not come back; logs in {stage.folder}")
                 time.sleep(0.01)
             hand_in(traffic.finish())
     seen.note(innocents_given_up=seen.tally.dead)
-    for victim, seconds in took.items():
-        seen.note(**{f"{victim}s_killed": len(seconds), f"{victim}_recovery_p99_s": _p99(seconds)})
+    for victim, seconds in alone.items():
+        seen.note(**{f"{victim}s_killed_alone": len(seconds), f"{victim}_recovery_p99_s": _p99(seconds)})
     return seen
 
 
@@ -68,10 +78,10 @@ def _pick(states: dict[str, dict[str, str]], away: set[str]) -> str:
     return random.choice(victims) if len(victims) > 1 else ""
 
 
-def _kill(name: str, state: dict[str, str]) -> Kill:
+def _kill(name: str, state: dict[str, str], *, is_alone: bool) -> Kill:
     victim = random.choice(("slot", "engine"))
     os.kill(int(state["pid" if victim == "slot" else "engine_pid"]), signal.SIGKILL)
-    return Kill(name, state["incarnation"], victim, time.monotonic())
+    return Kill(name, state["incarnation"], victim, time.monotonic(), is_alone)
 
 
 def _p99(seconds: list[float]) -> float | None:
