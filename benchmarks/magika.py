@@ -18,7 +18,8 @@ from benchmarks import bare
 from benchmarks.files import Sample
 from benchmarks.stand import ROOT, Stand, clean_environment
 from producer import Producer
-from workers.artifact import load_pipeline, open_artifact
+from workers.artifact import open_artifact
+from workers.pipeline import load_pipeline
 
 FOLDER = ROOT / "var" / "models" / "magika"
 BATCHES = (16, 32)

@@ -1,4 +1,4 @@
-"""The embedded Redis: finds redis-server, writes its redis.conf, and becomes it under a lock.
+"""The embedded Redis: finds redis-server and becomes it under a lock. What stands in its redis.conf is `redis_conf`.
 
 Not a client and not a supervisor: `serve` ends in exec, supervisord starts it again. A server that outlived its
 supervisord must not be shadowed by a second one on the same socket path (Redis unlinks what lies there), so the lock
@@ -23,8 +23,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from broker import acl
 from broker.errors import ConfigError, RedisUnavailable
+from broker.redis_conf import render, write_users
 from broker.settings import Settings
 
 ENV_SERVER = "PENSTOCK_REDIS_SERVER"
@@ -68,52 +68,6 @@ def find_server(environ: Mapping[str, str] = os.environ) -> Path:
     )
 
 
-def render(
-    *,
-    socket_path: Path,
-    folder: Path,
-    max_memory_mb: int,
-    is_durable: bool = True,
-    fsync: str = "everysec",
-    users: Path | None = None,
-) -> str:
-    """The text of redis.conf. `is_durable` keeps an append-only file; without it a restart is empty.
-
-    `fsync`: when that file is synced, everysec or always (before each answer).
-    `users` is the file with the roles' rights; without it everybody may do everything.
-    """
-    roles = (
-        f"\n# Who may do what; written from configs/redis.acl.\naclfile {_quoted(users)}\n" if users is not None else ""
-    )
-    return f"""\
-# Written by penstock at every start of the server; edits are lost. Settings come from pool.toml.
-port 0
-unixsocket {_quoted(socket_path)}
-unixsocketperm 700
-dir {_quoted(folder)}
-daemonize no
-supervised no
-logfile ""
-loglevel notice
-always-show-logo no
-
-# A queue must refuse what it cannot hold; any other policy drops jobs without a word.
-maxmemory {max_memory_mb}mb
-maxmemory-policy noeviction
-
-# A crash of redis-server loses nothing that was acknowledged, a crash of the machine at most about a second.
-appendonly {"yes" if is_durable else "no"}
-appendfsync {fsync}
-save ""
-
-# Large values are freed beside the command thread.
-lazyfree-lazy-eviction yes
-lazyfree-lazy-expire yes
-lazyfree-lazy-server-del yes
-lazyfree-lazy-user-del yes
-{roles}"""
-
-
 def serve(settings: Settings, *, supervisor_pid: int | None = None) -> None:
     """Becomes the pool's redis-server; returns only by raising.
 
@@ -138,18 +92,11 @@ def serve(settings: Settings, *, supervisor_pid: int | None = None) -> None:
     config.write_text(
         render(
             socket_path=settings.runtime / "redis.sock", folder=folder, max_memory_mb=settings.redis.max_memory_mb,
-            fsync=settings.redis.fsync, users=_write_users(folder, binary),
+            fsync=settings.redis.fsync, users=write_users(folder, binary),
         )
     )  # fmt: skip
     os.set_inheritable(lock, True)
     os.execv(binary, [str(binary), str(config)])
-
-
-def _write_users(folder: Path, server: Path) -> Path:
-    """users.acl in `folder`, for a server of that binary's version."""
-    path = folder / "users.acl"
-    path.write_text(acl.users_file(acl.version_of(server)))
-    return path
 
 
 def lock_path(settings: Settings) -> Path:
@@ -201,7 +148,7 @@ def temporary_server(
     config.write_text(
         render(
             socket_path=socket_path, folder=home, max_memory_mb=max_memory_mb, is_durable=is_durable,
-            fsync=fsync, users=_write_users(home, server) if has_roles else None,
+            fsync=fsync, users=write_users(home, server) if has_roles else None,
         )
     )  # fmt: skip
     command = [str(server), str(config)]
@@ -252,8 +199,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
     process.wait()
-
-
-def _quoted(path: Path) -> str:
-    text = str(path).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'

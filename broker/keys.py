@@ -10,14 +10,14 @@ Keys of one model share the hash tag {model}, so a script may touch them togethe
 | result                   | string | settle, fail, cancel | the job's result_ttl_s                    |
 | reply                    | list   | settle, fail, cancel | REPLY_TTL_MS; capped at REPLY_CAP         |
 | watchers                 | hash   | watch                | WATCH_TTL_MS after the last watch         |
-| dead                     | stream | fail, replay, drop   | permanent; bounded by count and bytes     |
+| dead                     | stream | fail, replay, drop   | permanent; bounded by count, bytes, age   |
 | requests                 | hash   | submit               | REQUESTS_TTL_MS after the last submit     |
 | dedupe                   | string | submit               | DEDUPE_TTL_MS                             |
 | spec                     | hash   | slot, operators      | permanent                                 |
 | counters, stored         | hash   | all scripts          | permanent                                 |
 | ready, failing           | zset   | slot                 | permanent; members expire by score        |
 | retiring                 | zset   | slot                 | permanent; members expire by score        |
-| due                      | zset   | slot                 | permanent; members leave when not ready   |
+| due, asked               | zset   | slot                 | permanent; members leave when not asking  |
 | wanted                   | hash   | operators            | permanent; host -> slots of the model     |
 | caps                     | hash   | slot                 | permanent; members leave after FORGET_MS  |
 | slots                    | zset   | slot                 | permanent; members expire by score        |
@@ -131,6 +131,11 @@ def retiring(model: str) -> str:
 def due(model: str) -> str:
     """Slots that must retire and wait for a place, by the time they became due."""
     return of_model(model) + "due"
+
+
+def asked(model: str) -> str:
+    """The same slots, by when they last asked."""
+    return due(model) + ":asked"
 
 
 def wanted(model: str) -> str:

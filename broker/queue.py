@@ -1,20 +1,18 @@
 """The worker's side of the contract: builds the commands that claim, settle, fail and return, and reads their answers.
 
-No I/O here: the slot sends the commands over its Link and may have several under way. `Lease` names one claimed entry.
+No I/O here: the slot sends the commands over its Link and may have several under way. What a claim brings is `claimed`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
-from operator import attrgetter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from broker import codec, keys
+from broker.claimed import Claimed, read_block, read_claim
 from broker.connection import Command, Link, evalsha
-from broker.errors import DecodeError
 from broker.messages import LANES, Job
 
 INLINE_LIMIT_BYTES = 4096
@@ -22,32 +20,9 @@ DEAD_CAP = 10_000
 LOWEST_FIRST_EVERY = 8  # every 8th claim starts at the lowest lane, so that none starves
 TAKE_OVER_AT_ONCE = 500
 RECOUNT_BELOW = 2_000
-MOST_MARKS = 3  # a job under which so many engines or slots died is dead; claim.lua has it too
-
-_META = re.compile(rb"(\d{1,20}) (\d{1,20}) (\d{1,20})")  # deadline, attempt, first submit; finish.lua reads it too
+SETTLE_BYTES = 2 << 20  # of outcomes in one script call; none should handle more than 4 MB
 
 Fate = Literal["retry", "failed", "dead", "expired"]
-
-
-class Lease(msgspec.Struct, frozen=True, gc=False):
-    """One claimed entry that could not be decoded, or must not be: enough to fail it by name."""
-
-    lane: int
-    entry: bytes
-    deliveries: int
-    id: str
-    ttl_s: int
-    attempt: int
-    error: str
-    reason: str = "undecodable"
-
-
-class Claimed(msgspec.Struct, frozen=True):
-    """What a claim brought: Redis' time, jobs in lane order, and leases whose bytes are garbled."""
-
-    now_ms: int
-    jobs: list[Job]
-    broken: list[Lease]
 
 
 class Ended(msgspec.Struct, frozen=True, gc=False):
@@ -120,19 +95,7 @@ class Queue:
 
     def read_claim(self, reply: Any) -> Claimed:
         """Reads the reply of `claim`."""
-        now_ms, returned, *lanes = reply
-        jobs: list[Job] = []
-        broken: list[Lease] = []
-        for at in range(0, len(returned), 4):
-            lane, deliveries, entry, fields = returned[at : at + 4]
-            if deliveries > MOST_MARKS:  # not touched any more: it may be the decoding that kills
-                broken.append(self._worn_out(lane - 1, entry, fields, deliveries))
-            else:
-                self._decode(lane - 1, entry, fields, deliveries, jobs, broken)
-        for lane, entries in enumerate(lanes):
-            for entry, fields in entries:
-                self._decode(lane, entry, fields, 1, jobs, broken)
-        return Claimed(now_ms=int(now_ms), jobs=jobs, broken=broken)
+        return read_claim(reply)
 
     def block(self, count: int, block_ms: int) -> Command:
         """Waits for jobs: XREADGROUP over all lanes. COUNT is per stream, so up to three times `count` may come."""
@@ -142,38 +105,8 @@ class Queue:
         ]  # fmt: skip
 
     def read_block(self, reply: Any) -> Claimed:
-        """Reads the reply of `block`; Redis' time is taken from the newest entry, 0 when nothing came."""
-        jobs: list[Job] = []
-        broken: list[Lease] = []
-        for stream, entries in reply or ():
-            lane = self.lanes.index(stream.decode())
-            for entry, fields in entries:
-                self._decode(lane, entry, fields, 1, jobs, broken)
-        jobs.sort(key=attrgetter("lane"))
-        return Claimed(now_ms=0, jobs=jobs, broken=broken)
-
-    def _decode(
-        self, lane: int, entry: bytes, fields: list[bytes], deliveries: int, jobs: list[Job], broken: list[Lease]
-    ) -> None:
-        attempt, deadline_ms, submitted_ms = 1, 0, int(entry.partition(b"-")[0])
-        if len(fields) > 2 and (meta := _META.fullmatch(fields[3])):  # else as if there were none, as in finish.lua
-            deadline_ms, attempt, submitted_ms = int(meta[1]), min(int(meta[2]), 255), int(meta[3])
-        blob = fields[1]
-        try:
-            jobs.append(
-                codec.decode_job(
-                    blob, entry=entry, lane=lane, deliveries=deliveries, submitted_ms=submitted_ms,
-                    attempt=attempt, deadline_ms=deadline_ms,
-                )
-            )  # fmt: skip
-        except DecodeError as error:
-            job_id, ttl_s, is_stored = _head(blob)
-            broken.append(Lease(lane, entry, deliveries, job_id, ttl_s if is_stored else 0, attempt, str(error)))
-
-    def _worn_out(self, lane: int, entry: bytes, fields: list[bytes], deliveries: int) -> Lease:
-        job_id, ttl_s, is_stored = _head(fields[1])
-        error = f"{deliveries - 1} slots or engines died while they held this job"
-        return Lease(lane, entry, deliveries, job_id, ttl_s if is_stored else 0, 1, error, "crash_marks")
+        """Reads the reply of `block` or `read`; Redis' time in it is 0."""
+        return read_block(reply, self.lanes)
 
     # --- ending -----------------------------------------------------------------------------
 
@@ -191,6 +124,19 @@ class Queue:
                 ttl_s = job.result_ttl_s if job.is_stored else 0
                 args += (job.id, job.size, ttl_s, frame(len(outcome)) + outcome)
         return evalsha("settle", self._finish_keys + self.lanes, args)
+
+    def settles(self, ended: Iterable[Ended]) -> Iterator[Command]:
+        """As `settle`, in calls of bounded size."""
+        chunk: list[Ended] = []
+        size = 0
+        for one in ended:
+            chunk.append(one)
+            size += len(one.outcome)
+            if size >= SETTLE_BYTES:
+                yield self.settle(chunk)
+                chunk, size = [], 0
+        if chunk:
+            yield self.settle(chunk)
 
     def fail(self, faults: Iterable[Fault]) -> Command:
         """Fails, buries or postpones jobs, fenced by owner and delivery count."""
@@ -279,14 +225,6 @@ class Queue:
         model = self.model
         return evalsha(
             "retire",
-            [keys.ready(model), keys.retiring(model), keys.failing(model), keys.due(model)],
+            [keys.ready(model), keys.retiring(model), keys.failing(model), keys.due(model), keys.asked(model)],
             [slot, place_ttl_ms, overdue_ms, keys.wanted(model)],
         )
-
-
-def _head(blob: bytes) -> tuple[str, int, bool]:
-    """Id, result_ttl_s and whether the result is stored, of a job whose bytes may be garbled."""
-    try:
-        return codec.read_head(blob)
-    except DecodeError:
-        return "unreadable-0", 0, False

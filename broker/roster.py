@@ -98,13 +98,12 @@ def events(link: Link, count: int = 200) -> list[Event]:
     return found
 
 
-def beat_agent(link: Link, host: str, state: dict[str, str | int]) -> tuple[int, bool]:
-    """The agent's sign of life: Redis' time in ms, and whether the one before was still known."""
+def beat_agent(link: Link, host: str, state: dict[str, str | int]) -> int:
+    """The agent's sign of life; Redis' time in ms."""
     args: list[Any] = [keys.AGENT_TTL_MS]
     for field, value in state.items():
         args += (field, value)
-    now_ms, was_known = link.script("agent", [keys.agent(host)], args)
-    return int(now_ms), bool(was_known)
+    return int(link.script("agent", [keys.agent(host)], args))
 
 
 def agent(link: Link, host: str) -> dict[str, str]:

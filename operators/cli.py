@@ -10,17 +10,16 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
-import msgspec
 
-from broker.errors import ConfigError, PenstockError
-from broker.settings import load, unknown
+from broker.errors import PenstockError
+from broker.settings import load
+from operators.screen.cli import as_json, print_json, print_lines, print_mark, say
 
 if TYPE_CHECKING:
-    from operators.status import Snapshot
+    from operators.snapshot import Snapshot
 
 READY_TIMEOUT_S = 120.0
 INTERRUPTED = 130
@@ -45,7 +44,6 @@ timeout = click.option(
     "--timeout", "timeout_s", type=click.FloatRange(min=0), default=READY_TIMEOUT_S, show_default=True, callback=_sane,
     metavar="SECONDS", help="How long to wait.",
 )  # fmt: skip
-as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON for programs.")
 
 
 class _Commands(click.Group):
@@ -53,6 +51,7 @@ class _Commands(click.Group):
 
     elsewhere: ClassVar = {
         "submit": ("producer.cli", "submit", "Submit one job to a model and print its result."),
+        "models": ("operators.artifacts.cli", "models", "List, seal, verify and trust model artifacts."),
         "dead": ("operators.dead.cli", "dead", "List, show, replay and drop jobs that were given up."),
     }
 
@@ -101,11 +100,11 @@ def up(config: str | None, wait: bool, timeout_s: float) -> None:
     from operators import pool, readiness, status
 
     settings = load(config)
-    changed = pool.up(settings, say=_say)
+    changed = pool.up(settings, say=say)
     if wait:
-        readiness.wait_until_ready(settings, pool.assigned(settings), timeout_s=timeout_s, say=_say)
+        readiness.wait_until_ready(settings, pool.assigned(settings), timeout_s=timeout_s, say=say)
     if changed.started:
-        _say(f"started {_slots(changed.started)}")
+        say(f"started {_slots(changed.started)}")
     _print_status(status.snapshot(settings))
 
 
@@ -117,7 +116,7 @@ def down(config: str | None) -> None:
 
     settings = load(config)
     is_made = settings.var.exists() or settings.runtime.exists()  # else there never was a pool, and none is made now
-    changed = pool.down(settings, say=_say) if is_made else pool.Changed(was_up=False)
+    changed = pool.down(settings, say=say) if is_made else pool.Changed(was_up=False)
     if not changed.was_up:
         click.echo("the pool is not up; nothing to do")
         return
@@ -133,7 +132,7 @@ def status(config: str | None, is_json: bool) -> None:
     from operators import status
 
     found = status.snapshot(load(config))
-    _print_json(found) if is_json else _print_status(found)
+    print_json(found) if is_json else _print_status(found)
 
 
 @cli.command(short_help="Give a model N slots on this host.")
@@ -152,95 +151,10 @@ def scale(config: str | None, model: str, slots: int, wait: bool, timeout_s: flo
     settings = load(config)
     changed = pool.scale(settings, model, slots)
     if wait and changed.started:
-        readiness.wait_until_ready(settings, changed.started, timeout_s=timeout_s, say=_say)
+        readiness.wait_until_ready(settings, changed.started, timeout_s=timeout_s, say=say)
     done = (("started", changed.started), ("drained", changed.stopped))
     did = [f"{verb} {_slots(numbers)}" for verb, numbers in done if numbers]
     click.echo(f"{model}: {slots} wanted, {', '.join(did) or 'nothing to change'}")
-
-
-@cli.group(invoke_without_command=True)
-@click.pass_context
-def models(context: click.Context) -> None:
-    """List, seal, verify and trust model artifacts. Without a command: ls."""
-    if context.invoked_subcommand is None:
-        context.invoke(models_ls, is_json=False)
-
-
-@models.command("ls", short_help="List the models and their artifacts.")
-@as_json
-@click.pass_obj
-def models_ls(config: str | None, is_json: bool) -> None:
-    """List the models of pool.toml and those published in Redis, with their artifact's own description."""
-    from operators import table
-    from operators.catalogue import catalogue
-
-    found = catalogue(load(config))
-    head = ("MODEL", "VERSION", "BACKEND", "TAKES", "DEVICE", "SLOTS", "READY", "SIZE", "ARTIFACT")
-    rows = [
-        (one.name, one.version or "-", one.backend or "-", one.takes or "-", one.device or "-", str(one.slots), str(one.ready),
-         table.size(one.size_bytes), one.problem or one.artifact or "(not in pool.toml)")
-        for one in found
-    ]  # fmt: skip
-    _print_json(found) if is_json else _print_lines(table.align([head, *rows], right=(5, 6, 7)))
-
-
-@models.command("seal", short_help="Write checksums into a manifest.")
-@click.argument("which", metavar="MODEL|FOLDER")
-@as_json
-@click.pass_obj
-def models_seal(config: str | None, which: str, is_json: bool) -> None:
-    """Write size and sha256 of every file of the artifact into its manifest."""
-    from operators import models
-
-    folder, trusted = _artifact(config, which), load(config).trusted
-    found = models.seal(folder, trusted=trusted)
-    if is_json:
-        _print_json(found)
-        return
-    click.echo(f"sealed {len(found['files'])} files of {found['name']} {found['version']} in {folder}")
-    if found["is_newly_trusted"]:
-        click.echo(f"it runs code when loaded; sealed here, so trusted: its digest was added to {trusted}")
-
-
-@models.command("trust", short_help="Let an artifact run its code when loaded.")
-@click.argument("which", metavar="MODEL|FOLDER")
-@as_json
-@click.pass_obj
-def models_trust(config: str | None, which: str, is_json: bool) -> None:
-    """Let an artifact run its code when loaded: .pt2, TorchScript, module and pipeline files do. Look at where it came from first.
-
-    Puts the digest of its manifest on the list `pool.trusted`; a changed artifact is another one.
-    """
-    from operators import models
-
-    trusted = load(config).trusted
-    found = models.trust_artifact(_artifact(config, which), trusted)
-    if is_json:
-        _print_json(found)
-    elif found["is_newly_trusted"]:
-        click.echo(f"trusted {found['name']} {found['version']}: {found['digest'][:12]}… was added to {trusted}")
-    else:
-        click.echo(f"{found['name']} {found['version']} is on {trusted} already")
-
-
-@models.command("verify", short_help="Check artifacts against their manifests.")
-@click.argument("which", metavar="[MODEL|FOLDER]...", nargs=-1)
-@as_json
-@click.pass_obj
-def models_verify(config: str | None, which: tuple[str, ...], is_json: bool) -> None:
-    """Check artifacts against their manifests, as a slot would before it loads one. Without arguments: all of pool.toml."""
-    from operators import models
-
-    folders = {one: _artifact(config, one) for one in which or load(config).models}
-    trusted = load(config).trusted
-    problems = {one: models.verify(folder, trusted=trusted) for one, folder in folders.items()}
-    if is_json:
-        _print_json(problems)
-    else:
-        for one, found in problems.items():
-            _mark("fail" if found else "ok", one, "; ".join(found))
-    if any(problems.values()):
-        raise SystemExit(1)
 
 
 @cli.command(short_help="Check the pool and say the mend of each finding.")
@@ -252,10 +166,10 @@ def doctor(config: str | None, is_json: bool) -> None:
 
     findings = doctor.examine(load(config))
     if is_json:
-        _print_json(findings)
+        print_json(findings)
     else:
         for finding in findings:
-            _mark(finding.level, finding.text, finding.mend)
+            print_mark(finding.level, finding.text, finding.mend)
     if any(finding.level == "fail" for finding in findings):
         raise SystemExit(1)
 
@@ -302,54 +216,25 @@ def _usage(error: click.ClickException) -> str:
     return f"{text[:1].lower()}{text[1:]}; {mend}"
 
 
-def _artifact(config: str | None, which: str) -> Path:
-    """A model of pool.toml, or a folder. Raises ConfigError when it is neither."""
-    settings = load(config)
-    if which in settings.models:
-        return settings.artifact_path(which)
-    if Path(which).is_dir():
-        return Path(which).absolute()
-    raise ConfigError(f"{unknown('model', which, settings.models)}; nor is it a folder")
-
-
 def _slots(numbers: Iterable[int]) -> str:
     listed = ", ".join(map(str, numbers))
     return f"slots {listed}" if "," in listed else f"slot {listed}" if listed else "no slot"
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
-
-
-def _print_json(value: Any) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 
 def _print_status(found: Snapshot) -> None:
     from operators import table
 
     for problem in found.problems:
-        _mark("fail" if problem.level == "error" else "warn", problem.text, problem.mend)
+        print_mark("fail" if problem.level == "error" else "warn", problem.text, problem.mend)
     if found.redis is not None:
         limit = f" of {table.size(found.redis.max_bytes)}" if found.redis.max_bytes else ""
         click.echo(
             f"{found.host}: Redis {found.redis.version} at {found.redis.url}, {table.size(found.redis.used_bytes)}{limit} used"
         )
     if found.models:
-        _print_lines(table.models(found))
+        print_lines(table.models(found))
     if found.slots:
-        _print_lines(table.slots(found))
-
-
-def _print_lines(lines: list[str]) -> None:
-    click.secho(lines[0], bold=True)
-    for line in lines[1:]:
-        click.echo(line)
-
-
-def _mark(level: str, text: str, mend: str) -> None:
-    color = {"ok": "green", "warn": "yellow", "fail": "red"}[level]
-    click.echo(f"{click.style(level.ljust(4), fg=color)}  {text}" + (f"\n      -> {mend}" if mend else ""))
+        print_lines(table.slots(found))
 
 
 if __name__ == "__main__":

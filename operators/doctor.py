@@ -165,7 +165,7 @@ def devices(settings: Settings) -> Iterator[Finding]:
 
 def artifacts(settings: Settings) -> Iterator[Finding]:
     """Every artifact is as its manifest says, checksums included."""
-    from operators.pool import check_artifact
+    from operators.plan import check_artifact
 
     if not settings.models:
         yield Finding("warn", "no model is configured", "add a [models.NAME] table to pool.toml")

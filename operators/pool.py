@@ -1,17 +1,14 @@
 """The pool of this host: up, down, scale. Puts supervisord, assignments and wanted slots in step.
 
-Never touches a payload, and never a slot it was not asked about. Commands that change the pool take var/pool.lock, so
-two operators cannot pull in two directions.
+Never touches a payload, and never a slot it was not asked about. Commands that change the pool hold its lock (`pool_lock`).
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +16,15 @@ import msgspec
 
 from broker import embedded, overlap, roster
 from broker.connection import LOST, Link
-from broker.errors import ArtifactError, ConfigError, PenstockError, RedisUnavailable, SupervisorError
+from broker.errors import ConfigError, PenstockError, RedisUnavailable, SupervisorError
 from broker.roster import Assignment
 from broker.settings import Settings, unknown
+from operators.plan import assignment, check_artifact, plan
+from operators.pool_lock import changing
 from operators.reach import reach, read_info
 from operators.readiness import count_of, last_line
-from operators.supervisor import RUNNING, Supervisor, prepare_folders, remove_runtime, start_daemon
+from operators.supervisor import RUNNING, Supervisor, remove_runtime, start_daemon
 
-LOCK_WAIT_S = 5.0
 LOADING_WAIT_S = 600.0  # a large append-only file takes its time
 ORPHANS_WAIT_S = 10.0
 POLL_S = 0.1
@@ -41,19 +39,6 @@ class Changed(msgspec.Struct, frozen=True):
     started: tuple[int, ...] = ()
     stopped: tuple[int, ...] = ()
     queued_jobs: int = 0  # left in Redis, for `down`
-
-
-def plan(settings: Settings) -> dict[int, Assignment]:
-    """slot number -> assignment, as pool.toml wants it: 0..N-1, models in the file's order."""
-    wished = [name for name, model in settings.models.items() for _ in range(model.slots)]
-    return {number: assignment(settings, name) for number, name in enumerate(wished)}
-
-
-def assignment(settings: Settings, model: str) -> Assignment:
-    """What a slot of the model gets to know. Raises ConfigError for a model not in [models]."""
-    return Assignment(
-        model=model, artifact=str(settings.artifact_path(model)), device=settings.models[model].device
-    )  # fmt: skip
 
 
 def up(settings: Settings, *, say: Say) -> Changed:
@@ -163,44 +148,6 @@ def assigned(settings: Settings) -> tuple[int, ...]:
     numbers = tuple(roster.assignments(link, settings.host))
     link.close()
     return numbers
-
-
-def check_artifact(settings: Settings, model: str) -> None:
-    """Raises ArtifactError or ConfigError when the model's artifact is missing, or its files are not as its manifest says."""
-    folder = settings.artifact_path(model)
-    if not folder.is_dir():
-        raise ConfigError(
-            f"model {model}: there is no artifact at {folder}; set models.{model}.artifact in "
-            f"{settings.path or 'pool.toml'} to its folder"
-        )
-    from operators import models  # reads and hashes files; not needed to print --help
-
-    problems = models.verify(folder, trusted=settings.trusted)
-    if problems:
-        more = (
-            f" (and {len(problems) - 1} more; `penstock models verify {model}` lists them)" if len(problems) > 1 else ""
-        )
-        raise ArtifactError(f"model {model}: {problems[0]}{more}")
-
-
-@contextmanager
-def changing(settings: Settings) -> Iterator[None]:
-    """Holds var/pool.lock. Raises SupervisorError when another command holds it for longer than a moment."""
-    prepare_folders(settings)
-    path = settings.var / "pool.lock"
-    deadline = time.monotonic() + LOCK_WAIT_S
-    while (lock := embedded.take_lock(path)) is None:
-        if time.monotonic() > deadline:
-            holder = path.read_text().strip() or "unknown"
-            raise SupervisorError(f"another penstock command (pid {holder}) is changing this pool; try again after it")
-        time.sleep(POLL_S)
-    try:
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        fcntl.flock(lock, fcntl.LOCK_UN)
-        os.close(lock)
 
 
 def _reach_started(settings: Settings, supervisor: Supervisor, say: Say) -> Link:

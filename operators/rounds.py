@@ -34,7 +34,6 @@ BUSY_ROUND_S = 0.25  # while a swap is under way: two copies of a model take the
 LEAST_PAUSE_S = 0.1  # events hasten a round, a storm of them must not make a tight loop
 SWEEP_MOST_S = 1.0
 WARN_EVERY_S = 30.0
-BEATS_APART_S = 3.0  # well within the TTL of the agent's own key
 
 log = structlog.get_logger()
 
@@ -57,12 +56,10 @@ class Rounds(threading.Thread):
         self._over = threading.Event()
         self._soon = threading.Event()
         self._next_sweep = self._next_warning = 0.0
-        self._beat_at = -BEATS_APART_S
         self._since_ms = 0
         self._round_s = ROUND_S
         self._kept: dict[int, Assignment] = {}  # as last seen; what a FLUSHALL takes is given back
         self._is_flushed = False
-        self._empty_looks = 0
 
     def hasten(self) -> None:
         """Something happened: the next round comes at once."""
@@ -98,10 +95,11 @@ class Rounds(threading.Thread):
 
     def round(self, now: float) -> None:
         """One look and what follows from it. Raises SupervisorError, or one of connection.LOST."""
-        now_ms = self._beat(now)
+        now_ms = self._beat()
         self._serve_models(now, now_ms)
         self._record.take_events(self._link)
         seen = look(self._link, self._supervisor, now_ms)
+        self._keep(seen)
         self._deaths.watch(place.pid for place in seen.places.values() if place.is_up)
         self._record.compare(self._link, seen)
         for number in self._record.take_starts():
@@ -113,22 +111,18 @@ class Rounds(threading.Thread):
                     self._restore()
                     seen = look(self._link, self._supervisor, now_ms)
                     self._do([*self._plan(seen), *self._reconciler.wanted(seen, now)], now)
-        self._keep(seen)
         self._round_s = BUSY_ROUND_S if any(one.spare >= 0 for one in seen.requests.values()) else ROUND_S
         self._record.write(self._link)
 
     def _plan(self, seen: Seen) -> list[Action]:
         return swaps(seen, load_timeout_s=self._settings.slot.load_timeout_s)
 
-    def _beat(self, now: float) -> int:
+    def _beat(self) -> int:
         state: dict[str, str | int] = {"pid": os.getpid()}
         if self._since_ms:
             state["since_ms"] = self._since_ms
-        now_ms, was_known = roster.beat_agent(self._link, self._settings.host, state)
+        now_ms = roster.beat_agent(self._link, self._settings.host, state)
         self._since_ms = self._since_ms or now_ms
-        if not was_known and now - self._beat_at < BEATS_APART_S:
-            self._is_flushed = True
-        self._beat_at = now
         return now_ms
 
     def _serve_models(self, now: float, now_ms: int) -> None:
@@ -183,13 +177,17 @@ class Rounds(threading.Thread):
             self._record.tell(roster.slot_name(self._settings.host, action.number), action.kind, detail, action.pid)
 
     def _keep(self, seen: Seen) -> None:
-        """Remembers the assignments, without spares that have not taken over."""
+        """Remembers the assignments, without spares that have not taken over, and sees when Redis forgot them.
+
+        A command that takes slots away leaves its word in `wanted`; a Redis that was emptied, however long ago, has none.
+        """
         waiting = {one.spare for one in seen.requests.values() if one.phase in ("loading", "refused")}
         found = {n: place.assignment for n, place in seen.places.items() if place.assignment and n not in waiting}
-        self._empty_looks = 0 if found else self._empty_looks + 1
-        # One empty look may be of a Redis emptied since this round's beat: the next beat tells.
-        if found or (self._empty_looks > 1 and not self._is_flushed):
+        if found:
             self._kept = found
+        elif any(self._settings.host in roster.wanted(self._link, given.model) for given in self._kept.values()):
+            self._kept = {}
+        self._is_flushed = bool(self._kept) and not found
 
     def _restore(self) -> None:
         """After a FLUSHALL a slot that starts again would serve nothing: it gets back what it was assigned."""

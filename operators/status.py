@@ -1,4 +1,7 @@
-"""One look at the pool: models, slots and what is wrong, worst first. Reads Redis and supervisord, changes nothing."""
+"""One look at the pool: models, slots and what is wrong, worst first. Reads Redis and supervisord, changes nothing.
+
+What it gives is a `Snapshot`; what is wrong in one decides `problems`.
+"""
 
 from __future__ import annotations
 
@@ -11,107 +14,13 @@ from broker.connection import LOST, Command, Link, safe_url
 from broker.errors import RedisUnavailable, SupervisorError
 from broker.messages import LANES
 from broker.settings import Settings
-from operators.reach import client_command, reach, read_info
+from operators.problems import find_problems
+from operators.reach import reach, read_info
+from operators.snapshot import AgentStatus, ModelStatus, Problem, RedisStatus, SlotStatus, Snapshot
 from operators.supervisor import RUNNING, Supervisor
 
-NEARLY_FULL = 0.8
 AGENT_QUIET_S = 5  # a fresh agent may not have beaten yet
 COUNTERS = ("submitted", "done", "failed", "dead", "expired", "cancelled", "retried")
-STARTING_STATES = frozenset({"", "starting", "loading"})
-
-
-class Problem(msgspec.Struct, frozen=True):
-    """What is wrong, and the command that mends it. `level` is `error` or `warning`."""
-
-    level: str
-    text: str
-    mend: str
-
-
-class RedisStatus(msgspec.Struct, frozen=True):
-    """The server behind the pool. `max_bytes` 0 is no limit."""
-
-    url: str
-    version: str
-    policy: str
-    used_bytes: int
-    max_bytes: int
-
-
-class ModelStatus(msgspec.Struct, frozen=True):
-    """One model's queue. `oldest_age_ms` is of the oldest job not ended, claimed ones included; None without any."""
-
-    name: str
-    version: str
-    wanted: int
-    ready: int
-    depth: dict[str, int]
-    delayed: int
-    claimed: int
-    dead: int
-    oldest_age_ms: int | None
-    bytes: int
-    stored_bytes: int
-    max_jobs: int
-    max_bytes: int
-    ended: dict[str, int]
-
-    @property
-    def jobs(self) -> int:
-        """Jobs that count toward the limit: waiting, claimed and delayed."""
-        return sum(self.depth.values()) + self.delayed
-
-
-class SlotStatus(msgspec.Struct, frozen=True):
-    """One slot as it describes itself, with what its host's supervisord and the log of exits say. None: not known."""
-
-    name: str
-    number: int
-    model: str
-    state: str
-    is_ready: bool
-    reason: str = ""
-    version: str = ""
-    device: str = ""
-    pid: int | None = None
-    engine_pid: int | None = None
-    jobs: int = 0
-    batches: int = 0
-    rows: int = 0
-    mean_batch: float = 0.0
-    held: int = 0
-    host_bytes: int | None = None
-    host_baseline_bytes: int | None = None
-    device_bytes: int | None = None
-    device_baseline_bytes: int | None = None
-    load_s: float = 0.0
-    since_ms: int | None = None
-    p50_ms: float = 0.0
-    p99_ms: float = 0.0
-    last_exit: str = ""
-    last_exit_detail: str = ""
-    restarts: dict[str, int] = {}
-
-
-class AgentStatus(msgspec.Struct, frozen=True):
-    """This host's agent as it beats."""
-
-    pid: int
-    since_ms: int
-    beat_ms: int
-
-
-class Snapshot(msgspec.Struct, frozen=True):
-    """The pool at one moment (Redis' clock); without Redis only the problems say something."""
-
-    host: str
-    at_ms: int
-    is_up: bool
-    redis: RedisStatus | None
-    problems: tuple[Problem, ...]
-    models: tuple[ModelStatus, ...] = ()
-    slots: tuple[SlotStatus, ...] = ()
-    agent: AgentStatus | None = None
 
 
 def snapshot(settings: Settings) -> Snapshot:
@@ -155,72 +64,6 @@ def read(link: Link, settings: Settings) -> Snapshot:
         host=settings.host, at_ms=now_ms, is_up=False, redis=server, models=models, slots=slots,
         problems=tuple(find_problems(server, models, slots, settings)), agent=_agent(link, settings),
     )  # fmt: skip
-
-
-def find_problems(
-    server: RedisStatus, models: tuple[ModelStatus, ...], slots: tuple[SlotStatus, ...], settings: Settings
-) -> list[Problem]:
-    """What an operator should know, worst first; pure."""
-    worst: list[tuple[int, Problem]] = []
-
-    def add(rank: int, text: str, mend: str) -> None:
-        worst.append((rank, Problem("error" if rank < 3 else "warning", text, mend)))
-
-    if server.policy != "noeviction":
-        add(
-            0, f"Redis may drop jobs: maxmemory-policy is {server.policy or 'unknown'}",
-            f"{client_command(settings)} CONFIG SET maxmemory-policy noeviction",
-        )  # fmt: skip
-    if server.max_bytes and server.used_bytes > NEARLY_FULL * server.max_bytes:
-        share = server.used_bytes / server.max_bytes
-        mend = "raise redis.max_memory_mb, then `penstock down` and `penstock up`"
-        mend = mend if settings.is_embedded else "raise maxmemory"
-        add(2, f"Redis is {share:.0%} full; at 100 % it refuses submits", mend)
-    for model in models:
-        coming = [slot for slot in slots if slot.model == model.name and slot.state in STARTING_STATES]
-        if model.jobs and not model.ready and not coming:
-            wish = f"penstock scale {model.name} {max(1, model.wanted)}" if not model.wanted else "penstock up"
-            add(1, f"{model.name}: {model.jobs} jobs wait and no slot is ready", wish)
-        elif model.ready < model.wanted:
-            on_the_way = f", {len(coming)} on the way" if coming else ""
-            add(
-                3 if model.ready else 2, f"{model.name}: {model.ready} of {model.wanted} wanted slots are ready{on_the_way}",
-                "penstock status" if coming else "penstock up",
-            )  # fmt: skip
-        full = max(
-            model.jobs / model.max_jobs if model.max_jobs else 0.0,
-            (model.bytes + model.stored_bytes) / model.max_bytes if model.max_bytes else 0.0,
-        )
-        if full >= NEARLY_FULL:
-            more = min(settings.pool.most_slots, model.wanted + 1)
-            add(
-                2,
-                f"{model.name}: the queue is {full:.0%} full; at 100 % submits are refused",
-                f"penstock scale {model.name} {more}",
-            )
-        if model.dead:
-            add(4, f"{model.name}: {model.dead} jobs were given up", f"penstock dead ls {model.name}")
-    for slot in slots:
-        if slot.state in ("failing", "backing off"):
-            reason = slot.reason or "no reason given"
-            if slot.last_exit_detail and slot.last_exit_detail not in reason:  # what a back-off is for
-                reason = f"{slot.reason or slot.last_exit}: {slot.last_exit_detail}"
-            add(
-                1,
-                f"slot {slot.number} ({slot.model}) {slot.state}: {reason}",
-                f"penstock doctor; see {_log(settings, slot)}",
-            )
-        elif slot.state == "silent":
-            add(
-                3,
-                f"slot {slot.number} ({slot.model}) is assigned and says nothing",
-                f"penstock up; see {_log(settings, slot)}",
-            )
-    return [problem for _, problem in sorted(worst, key=lambda item: item[0])]
-
-
-def _log(settings: Settings, slot: SlotStatus) -> str:
-    return str(settings.var / "log" / f"slot_{slot.number:02d}.log")
 
 
 def _supervised(settings: Settings) -> tuple[bool, Problem | None]:

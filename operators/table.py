@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from operators.status import ModelStatus, SlotStatus, Snapshot
+from operators.snapshot import ModelStatus, SlotStatus, Snapshot
 
 
 def models(snapshot: Snapshot) -> list[str]:

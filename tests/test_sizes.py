@@ -13,19 +13,11 @@ LIMIT = 250
 # Those that passed it already, with their length: a ceiling, to be lowered whenever one shrinks.
 OFFENDERS = {
     "broker/codec.py": 294,
-    "broker/intake.py": 331,
-    "broker/queue.py": 269,
-    "operators/cli.py": 325,
-    "operators/doctor.py": 266,
-    "operators/pool.py": 291,
-    "operators/status.py": 320,
+    "broker/intake.py": 321,
+    "operators/doctor.py": 255,
     "operators/supervisor.py": 352,
-    "workers/artifact.py": 313,
-    "workers/leases.py": 290,
-    "workers/life.py": 303,
     "workers/manifest.py": 296,
     "workers/outcomes.py": 252,
-    "workers/slot.py": 301,
 }
 
 

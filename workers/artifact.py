@@ -1,33 +1,19 @@
 """A model artifact: a folder with manifest.json and the files it names. Read here, checked before any loader sees a byte.
 
-Not here: loading the model (`backends`), running it. Imports neither torch nor onnxruntime, so the slot may use it.
+Not here: how its files are opened (`files`), its own Python (`pipeline`), loading the model (`backends`), running it.
+Imports neither torch nor onnxruntime, so the slot may use it.
 
 Every file the manifest names carries size and sha256. `open_artifact` checks them all; `Artifact.read` reads a file once and
 checks the very bytes it returns, so nothing can change between check and use. Backends load from those bytes.
-
-`pipeline.py` is optional Python of the artifact's own, run in the engine, never in the slot. It may define:
-
-    setup(read)                  once, first; read("labels.json") gives a listed file's checked bytes
-    preprocess(items)            list of bytes (or str) -> a list as long: per item the model's inputs without the row axis,
-                                 {name: array}, or an Exception; so one bad item fails alone. Required unless takes is "tensors".
-    postprocess(outputs, rows)   {name: array [>= rows, ...]} -> a list of `rows` plain values (what msgpack carries)
-
-It is one file: it imports installed packages, not its neighbours in the folder.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import linecache
 import os
-import stat
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from io import BufferedReader
-from pathlib import Path, PurePosixPath
-from types import ModuleType
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -36,10 +22,11 @@ from broker.errors import ArtifactError
 from broker.settings import unknown
 from broker.spec import ModelSpec
 from workers import manifest as manifests
-from workers.backends import Arrays
+from workers.files import compare, inside, mend, opened
 from workers.golden import probe_inputs as probe_inputs
 from workers.golden import probe_mismatch as probe_mismatch
 from workers.manifest import MANIFEST, File, Manifest, Options, wrong_path
+from workers.pipeline import top_level_names
 
 MANIFEST_LIMIT_BYTES = 64 << 20  # golden probes are in it; more is a mistake
 CHUNK_BYTES = 1 << 20
@@ -74,26 +61,26 @@ class Artifact:
     def path(self, name: str) -> Path:
         """Where a listed file lies. Raises ArtifactError when it is not listed, or a link leads out of the folder."""
         self._listed(name)
-        return _inside(self.folder, name)
+        return inside(self.folder, name)
 
     def read(self, name: str) -> bytes:
         """A listed file's bytes, read once; what is returned is what was checked. Raises ArtifactError."""
         listed = self._listed(name)
-        with _opened(self.folder, name, listed) as file:
+        with opened(self.folder, name, listed) as file:
             data = file.read(listed.size + 1)
-        _compare(self.folder, listed, len(data), hashlib.sha256(data).hexdigest())
+        compare(self.folder, listed, len(data), hashlib.sha256(data).hexdigest())
         return data
 
     def problems(self) -> Iterator[str]:
         """One sentence per file that is missing, altered or unsafe; every file is read."""
         for listed in self.manifest.files:
             try:
-                with _opened(self.folder, listed.path, listed) as file:
+                with opened(self.folder, listed.path, listed) as file:
                     digest, size = hashlib.sha256(), 0
                     while chunk := file.read(CHUNK_BYTES):
                         digest.update(chunk)
                         size += len(chunk)
-                _compare(self.folder, listed, size, digest.hexdigest())
+                compare(self.folder, listed, size, digest.hexdigest())
             except ArtifactError as error:
                 yield str(error)
 
@@ -121,7 +108,7 @@ def open_artifact(folder: Path | str, *, digest: str = "") -> Artifact:
     pipeline = artifact.manifest.pipeline
     if pipeline is None:
         return artifact
-    functions = _top_level_names(artifact.read(pipeline), artifact.folder, pipeline)
+    functions = top_level_names(artifact.read(pipeline), artifact.folder, pipeline)
     if artifact.manifest.takes != "tensors" and "preprocess" not in functions:
         raise ArtifactError(
             f'{artifact.folder / pipeline}: takes is "{artifact.manifest.takes}", so it must define preprocess'
@@ -176,7 +163,7 @@ def _manifest_bytes(folder: Path) -> bytes:
         raise ArtifactError(f"{folder}: no such folder; build the artifact, or correct `artifact` in pool.toml")
     if not path.exists():
         raise ArtifactError(f"{folder}: holds no {MANIFEST}; name the folder of one version of one model")
-    with _opened(folder, MANIFEST) as file:
+    with opened(folder, MANIFEST) as file:
         data = file.read(MANIFEST_LIMIT_BYTES + 1)
     if len(data) > MANIFEST_LIMIT_BYTES:
         raise ArtifactError(
@@ -204,124 +191,15 @@ def _artifact(folder: Path, raw: dict[str, Any]) -> Artifact:
             raise ArtifactError(f"{folder / MANIFEST}: path {name!r} {problem}")
         if name not in listed:
             have = "is not listed in files" if (folder / name).exists() else "does not exist"
-            raise ArtifactError(f'{folder / MANIFEST}: "{name}" would be opened but {have}; {_mend(folder)}')
+            raise ArtifactError(f'{folder / MANIFEST}: "{name}" would be opened but {have}; {mend(folder)}')
     return Artifact(folder, manifest, options)
 
 
 def _sealed(folder: Path, name: str) -> dict[str, Any]:
-    with _opened(folder, name) as file:
+    with opened(folder, name) as file:
         digest = hashlib.file_digest(file, "sha256")
         return {"path": name, "size": file.tell(), "sha256": digest.hexdigest()}
 
 
 def _is_ignored(path: Path) -> bool:
     return path.as_posix() == MANIFEST or any(part.startswith(".") or part == "__pycache__" for part in path.parts)
-
-
-def _inside(folder: Path, name: str) -> Path:
-    """The real path of `name`; refused when it leads out of the folder. The folder itself may be a link."""
-    path = folder / name
-    if problem := wrong_path(name):
-        raise ArtifactError(f"{folder / MANIFEST}: path {name!r} {problem}")
-    try:
-        real = Path(os.path.realpath(path, strict=True))
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: missing; {_mend(folder)}") from None
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: cannot be followed: {error}; {_mend(folder)}") from None
-    if not real.is_relative_to(os.path.realpath(folder)):
-        raise ArtifactError(f"{path}: a link leads out of the artifact's folder, to {real}; copy the file in")
-    return real
-
-
-def _opened(folder: Path, name: str, listed: File | None = None) -> BufferedReader:
-    """Opens a regular file of the listed size; anything else (a pipe, a device, a longer file) is not read at all."""
-    path = folder / name
-    try:
-        handle = os.open(_inside(folder, name), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read: {error.strerror}; {_mend(folder)}") from None
-    status = os.fstat(handle)
-    problem = "" if stat.S_ISREG(status.st_mode) else f"{path}: not a regular file; {_mend(folder)}"
-    if listed is not None and not problem:
-        problem = _wrong_size(folder, listed, status.st_size)
-    if problem:
-        os.close(handle)
-        raise ArtifactError(problem)
-    return os.fdopen(handle, "rb")
-
-
-def _compare(folder: Path, listed: File, size: int, digest: str) -> None:
-    problem = _wrong_size(folder, listed, size)
-    if not problem and digest != listed.sha256:
-        differ = f"sha256 is {digest[:12]}…, the manifest says {listed.sha256[:12]}…"
-        problem = f"{folder / listed.path}: altered: {differ}; {_mend(folder)}"
-    if problem:
-        raise ArtifactError(problem)
-
-
-def _wrong_size(folder: Path, listed: File, size: int) -> str:
-    if listed.size < 0:
-        return f"{folder / listed.path}: not sealed yet; {_mend(folder)}"
-    if size == listed.size:
-        return ""
-    what = "truncated" if size < listed.size else "altered"
-    return f"{folder / listed.path}: {what}: {size} bytes, the manifest says {listed.size}; {_mend(folder)}"
-
-
-def _mend(folder: Path) -> str:
-    return f"rebuild it, or run `penstock models seal {folder}` if the change is yours"
-
-
-# --- the artifact's own Python --------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Pipeline:
-    """The functions pipeline.py defined; see the top of this file for their contract."""
-
-    preprocess: Callable[[list[Any]], list[dict[str, Any] | Exception]] | None = None
-    postprocess: Callable[[Arrays, int], list[Any]] | None = None
-
-
-def load_pipeline(artifact: Artifact) -> Pipeline | None:
-    """Runs the artifact's pipeline.py, if it has one, from checked bytes. What its code raises passes through."""
-    name = artifact.manifest.pipeline
-    if name is None:
-        return None
-    module = load_module(artifact, name)
-    setup = getattr(module, "setup", None)
-    if setup is not None:
-        setup(artifact.read)
-    return Pipeline(getattr(module, "preprocess", None), getattr(module, "postprocess", None))
-
-
-def load_module(artifact: Artifact, name: str) -> ModuleType:
-    """Runs a listed Python file as a module of its own, from checked bytes; tracebacks and debuggers find its source."""
-    path = str(artifact.folder / name)
-    source = artifact.read(name)
-    module = ModuleType(f"artifact_{artifact.manifest.name}_{PurePosixPath(name).stem}".replace("-", "_"))
-    module.__file__ = path
-    text = source.decode()
-    linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)
-    sys.modules[module.__name__] = module  # dataclasses and torch look classes' modules up there
-    exec(compile(source, path, "exec"), module.__dict__)
-    return module
-
-
-def _top_level_names(source: bytes, folder: Path, name: str) -> frozenset[str]:
-    """Names a module binds at its top level, without running it."""
-    path = folder / name
-    try:
-        body = ast.parse(source, str(path)).body
-    except (SyntaxError, ValueError) as error:
-        raise ArtifactError(f"{path}: not Python: {error}; correct it, then {_mend(folder)}") from None
-    names: set[str] = set()
-    for node in body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names.update(alias.asname or alias.name for alias in node.names)
-        elif isinstance(node, ast.Assign):
-            names.update(target.id for target in node.targets if isinstance(target, ast.Name))
-    return frozenset(names)

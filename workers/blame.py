@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from broker.errors import ConfigError
 from broker.messages import Job
 
 LIFE_AT, LIFE_BYTES, BATCH_AT = 4, 28, 32
@@ -26,12 +27,19 @@ class Blame:
     """The page of one slot; one process at a time has it, the one that holds the slot's lock."""
 
     def __init__(self, folder: Path, number: int) -> None:
-        fd = os.open(folder / f"slot-{number}.batch", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Raises ConfigError where the file cannot be made."""
+        path = folder / f"slot-{number}.batch"
         try:
-            os.posix_fallocate(fd, 0, PAGE_BYTES)  # a store to a hole on a full disk would be SIGBUS
-            self._page = mmap.mmap(fd, PAGE_BYTES)
-        finally:
-            os.close(fd)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, PAGE_BYTES)  # a store to a hole on a full disk would be SIGBUS
+                self._page = mmap.mmap(fd, PAGE_BYTES)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write {path}: {error.strerror}; free {PAGE_BYTES >> 10} KB there, or set pool.var_dir to a folder of yours"
+            ) from None
         self._view = memoryview(self._page)
         self._length = self._view[:LIFE_AT].cast("I")
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from broker.queue import Claimed, Queue
+from broker.claimed import Claimed
+from broker.queue import Queue
 from workers.claims import SMALLEST_SHARED, Claims
 from workers.wire import Pair
 

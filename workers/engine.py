@@ -21,13 +21,15 @@ import numpy as np
 from broker.errors import ArtifactError, DeviceError, PenstockError
 from broker.spec import ModelSpec
 from workers import exchange, memory
-from workers.artifact import load_pipeline, open_artifact, parse
+from workers.artifact import open_artifact, parse
 from workers.backends import Arrays, load
+from workers.columns import input_columns
 from workers.exchange import LoadFailed, Measure, Measured, Ran, Ready, Run, Timed, TooLarge
 from workers.exits import Exit
 from workers.failures import POLICIES, Kind, classify
-from workers.forward import Forward, input_columns
+from workers.forward import Forward
 from workers.golden import probe_inputs, probe_mismatch
+from workers.pipeline import load_pipeline
 from workers.progress import Progress
 from workers.slabs import Slab, layout
 

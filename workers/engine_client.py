@@ -15,8 +15,8 @@ from typing import Protocol
 from broker.errors import ArtifactError, DecodeError
 from workers import exchange
 from workers.artifact import Artifact
+from workers.columns import slab_bytes
 from workers.exchange import FromEngine, LoadFailed, Measure, Measured, Ran, Ready, Run
-from workers.forward import slab_bytes
 from workers.progress import Progress
 from workers.slabs import Slab
 

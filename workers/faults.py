@@ -7,8 +7,9 @@ import random
 import structlog
 
 from broker import codec
+from broker.claimed import Lease
 from broker.messages import Job, Status
-from broker.queue import Fate, Fault, Lease
+from broker.queue import Fate, Fault
 from workers.failures import RETRIES_EXHAUSTED, backoff_ms, policy_of
 
 log = structlog.get_logger()

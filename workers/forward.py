@@ -1,14 +1,13 @@
 """Runs one message of the exchange against a backend and the slabs. Lives in the engine; knows nothing of Redis or jobs.
 
-Tensors: views of the slab go straight into the backend. Raw input: the artifact's pipeline makes tensors of it first, and
-an item it refuses fails alone. Outputs are checked against their bounds and written to the slab, as tensors or, after
+Tensors: views of the slab go straight into the backend. Raw input: the artifact's pipeline makes tensors of it first (`raw`).
+Outputs are checked against their bounds and written to the slab, as tensors or, after
 `postprocess`, as one msgpack value per row.
 """
 
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -17,15 +16,14 @@ import numpy as np
 
 from broker.codec import ITEM_BYTES
 from broker.errors import ArtifactError
-from broker.spec import ModelSpec, TensorSpec
+from broker.spec import ModelSpec
 from workers.backends import Arrays, Backend
+from workers.bounds import broken_rows
+from workers.columns import Columns, input_columns
 from workers.exchange import Note, Ran, Run
-from workers.failures import POLICIES, Action, Finding, Kind, classify, describe
+from workers.failures import POLICIES, Finding, Kind, classify, describe
+from workers.raw import RawInput
 from workers.slabs import Slab, layout
-
-Columns = tuple[tuple[str, str, tuple[int, ...]], ...]
-NOTE_CHARACTERS = 300
-NOTES_CHARACTERS = 40_000  # of all rows together: they travel in one packet, at worst 4 bytes a character
 
 
 class Pipeline(Protocol):
@@ -33,16 +31,6 @@ class Pipeline(Protocol):
 
     preprocess: Callable[[list[Any]], list[dict[str, Any] | Exception]] | None
     postprocess: Callable[[Arrays, int], list[Any]] | None
-
-
-def input_columns(spec: ModelSpec, dims: Sequence[int]) -> Columns:
-    """(name, dtype, per-row shape) of the inputs, padded to `dims` (sizes of the varying dimensions, by name order)."""
-    varying = sorted({dim for tensor in spec.inputs for dim in tensor.shape if isinstance(dim, str)})
-    sizes = dict(zip(varying, dims, strict=True))
-    return tuple(
-        (tensor.name, tensor.dtype, tuple(sizes[dim] if isinstance(dim, str) else dim for dim in tensor.shape))
-        for tensor in spec.inputs
-    )
 
 
 class Forward:
@@ -62,7 +50,8 @@ class Forward:
         self.stamp = stamp
         self._spec = spec
         self._slabs = slabs
-        self._preprocess = getattr(pipeline, "preprocess", None)
+        preprocess = getattr(pipeline, "preprocess", None)
+        self._raw = RawInput(spec, preprocess) if preprocess is not None else None
         self._postprocess = getattr(pipeline, "postprocess", None)
         self._bounded = [tensor for tensor in spec.outputs if tensor.is_bounded]
         self._views: dict[tuple[int, int, tuple[int, ...]], Arrays] = {}
@@ -93,7 +82,8 @@ class Forward:
                 places, _ = layout(input_columns(self._spec, message.dims), message.bucket)
                 inputs = self._views[key] = self._slabs[message.slab].inputs(places)
         else:
-            inputs = self._make_tensors(message, notes)
+            assert self._raw is not None, "raw input for a model that takes tensors"
+            inputs = self._raw.tensors(message.lengths, self._slabs[message.slab].input, message.bucket, notes)
             self.stamp()
         outputs = self.backend.run(inputs)
         self.stamp()
@@ -128,81 +118,6 @@ class Forward:
             return True
         self.backend.free()
         return not is_full
-
-    # --- raw input --------------------------------------------------------------------------
-
-    def _make_tensors(self, message: Run, notes: list[Note]) -> Arrays:
-        assert message.lengths is not None
-        assert self._preprocess is not None
-        region = self._slabs[message.slab].input
-        items: list[Any] = []
-        at = 0
-        for length in message.lengths:
-            raw = bytes(region[at : at + length])
-            items.append(raw.decode() if self._spec.takes == "text" else raw)
-            at += length
-        made = self._preprocess(items)
-        if len(made) != len(items):
-            raise ValueError(f"preprocess gave {len(made)} results for {len(items)} items")
-        good: list[tuple[int, Arrays]] = []
-        for row, one in enumerate(made):
-            try:
-                good.append((row, self._checked(one)))
-            except Exception as error:  # one item's trouble, whatever preprocess made of it, is that item's
-                kind = classify(error).kind
-                if POLICIES[kind].action in (Action.HALVE, Action.GIVE_BACK):
-                    raise  # but not the device's
-                kind = kind if kind is Kind.TRANSIENT else Kind.INPUT_ERROR
-                text = f"{type(error).__name__}: {error}"
-                most = max(20, min(NOTE_CHARACTERS, NOTES_CHARACTERS // len(items)))
-                notes.append(Note(row, True, POLICIES[kind].reason, text[:most]))
-        columns = input_columns(self._spec, self._dims_of([one for _, one in good]))
-        arrays: Arrays = {}
-        for (name, dtype, shape), tensor in zip(columns, self._spec.inputs, strict=True):
-            array: np.ndarray[Any, Any] = np.full((message.bucket, *shape), tensor.pad_value, dtype=dtype)
-            for row, one in good:
-                value = one[name]
-                array[row][tuple(slice(size) for size in value.shape)] = value
-            arrays[name] = array
-        return arrays
-
-    def _checked(self, one: dict[str, Any] | Exception) -> Arrays:
-        """What preprocess made of one item, as the manifest's inputs. Raises the item's own error, or what does not fit."""
-        if isinstance(one, Exception):
-            raise one
-        arrays: Arrays = {}
-        for tensor in self._spec.inputs:
-            if tensor.name not in one:
-                raise KeyError(f"preprocess gave no {tensor.name!r}, only {', '.join(map(repr, one)) or 'nothing'}")
-            value = np.asarray(one[tensor.name])
-            fits = value.ndim == len(tensor.shape) and all(
-                isinstance(want, str) or want == size for want, size in zip(tensor.shape, value.shape, strict=True)
-            )
-            if not fits or not np.can_cast(value.dtype, tensor.dtype, "same_kind"):
-                came = f"{value.dtype} {list(value.shape)}"
-                raise ValueError(
-                    f"preprocess gave {tensor.name!r} as {came}, the manifest says {tensor.dtype} {list(tensor.shape)}"
-                )
-            for dim, size in zip(tensor.shape, value.shape, strict=True):
-                if isinstance(dim, str) and size > self._spec.buckets[dim][-1]:
-                    raise ValueError(
-                        f"dimension {dim!r} became {size}, the largest bucket is {self._spec.buckets[dim][-1]}"
-                    )
-            is_strict = tensor.is_bounded and tensor.on_violation == "refuse"
-            if is_strict and (broken := broken_rows(tensor, value.reshape(1, -1))):
-                raise ValueError(f"preprocess gave a value the manifest forbids: {broken[0][1]}")
-            arrays[tensor.name] = value
-        return arrays
-
-    def _dims_of(self, rows: list[Arrays]) -> tuple[int, ...]:
-        """The shape bucket that holds all rows."""
-        sizes: dict[str, int] = {}
-        for tensor in self._spec.inputs:
-            for axis, dim in enumerate(tensor.shape):
-                if isinstance(dim, str):
-                    sizes[dim] = max([sizes.get(dim, 1), *(row[tensor.name].shape[axis] for row in rows)])
-        buckets = self._spec.buckets
-        return tuple(buckets[name][bisect_left(buckets[name], sizes[name])] for name in sorted(sizes))
 
     # --- outputs ----------------------------------------------------------------------------
 
@@ -246,34 +161,3 @@ class Forward:
             lengths.append(len(raw))
             at += len(raw)
         return Ran(message.seq, forward_ms, value_lengths=lengths, notes=notes)
-
-
-def broken_rows(tensor: TensorSpec, array: np.ndarray[Any, Any]) -> list[tuple[int, str]]:
-    """Rows of `array` [rows, ...] that break the tensor's bounds, each with what is wrong."""
-    flat = array.reshape(array.shape[0], -1)
-    found: dict[int, str] = {}
-    if tensor.finite and flat.dtype.kind == "f":
-        for row in np.flatnonzero(~np.isfinite(flat).all(axis=1)):
-            found[int(row)] = f"{tensor.name} holds NaN or infinity"
-    for bound, is_broken in ((tensor.minimum, np.less), (tensor.maximum, np.greater)):
-        if bound is not None:
-            for row in np.flatnonzero(is_broken(flat, bound).any(axis=1)):
-                found.setdefault(int(row), f"{tensor.name} lies outside {tensor.minimum}..{tensor.maximum}")
-    return sorted(found.items())
-
-
-def slab_bytes(spec: ModelSpec, max_rows: int, *, raw_bytes: int) -> tuple[int, int]:
-    """Bytes of the input and output regions that hold the largest batch. Varying dimensions count at their largest."""
-    largest = {name: buckets[-1] for name, buckets in spec.buckets.items()}
-    dims = [largest[name] for name in sorted({d for t in spec.inputs for d in t.shape if isinstance(d, str)})]
-    _, input_bytes = layout(input_columns(spec, dims), max_rows)
-    if spec.takes != "tensors":
-        input_bytes = raw_bytes
-    outputs = [
-        (tensor.name, tensor.dtype, tuple(largest[dim] if isinstance(dim, str) else dim for dim in tensor.shape))
-        for tensor in spec.outputs
-    ]
-    _, output_bytes = layout(outputs, max_rows)
-    if spec.has_postprocess:
-        output_bytes = max(output_bytes, max_rows * 4096)
-    return input_bytes, output_bytes

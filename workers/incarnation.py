@@ -13,8 +13,11 @@ import time
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from broker.errors import ConfigError
+
+log = structlog.get_logger()
 
 LOCK_WAIT_S = 10.0
 BACK_OFF_MOST_S = 60.0
@@ -39,10 +42,9 @@ class Incarnation:
     """Holds the slot's lock. Raises ConfigError when another process holds it for longer than LOCK_WAIT_S."""
 
     def __init__(self, folder: Path, number: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.id = f"{os.getpid():x}-{secrets.token_hex(3)}"
         self._path = folder / f"slot-{number}.json"
-        self._lock = os.open(folder / f"slot-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock = _open(folder / f"slot-{number}.lock")
         deadline = time.monotonic() + LOCK_WAIT_S
         while True:
             try:
@@ -114,6 +116,19 @@ class Incarnation:
             return Note()
 
     def _write(self) -> None:
+        """A full disk ends no slot: the note stays as it was, so that the next life may take this one for killed."""
         fresh = self._path.with_suffix(".new")
-        fresh.write_bytes(msgspec.json.encode(self.note))
-        fresh.replace(self._path)
+        try:
+            fresh.write_bytes(msgspec.json.encode(self.note))
+            fresh.replace(self._path)
+        except OSError as error:
+            log.warning("note not written", path=str(self._path), error=str(error), next="the slot goes on without it")
+
+
+def _open(path: Path) -> int:
+    """The lock's descriptor. Raises ConfigError where the file cannot be made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}; set pool.var_dir to a folder of yours") from None

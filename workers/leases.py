@@ -2,11 +2,12 @@
 
 One wire, several commands under way. Nothing is repeated that could count twice in Redis: a settle sent again is answered
 0 by XACK, a claim whose answer was lost shows up as a ghost and is returned unharmed.
+
+Not here: how many from which lane (claimer), the state of the connection (contact), who holds what (ghosts).
 """
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,24 +15,21 @@ from typing import Any
 
 import structlog
 
+from broker.claimed import MOST_MARKS, Claimed
 from broker.connection import LOST, Command, is_missing_group
 from broker.errors import RedisUnavailable
 from broker.messages import Job
-from broker.queue import MOST_MARKS, Claimed, Ended, Fault, Queue
+from broker.queue import Ended, Fault, Queue
 from workers.board import Board
 from workers.claimer import Claimer
-from workers.failures import POLICIES, Kind
+from workers.contact import Contact
 from workers.faults import broken, fault_of
 from workers.forgotten import Forgotten
+from workers.ghosts import Ghosts
+from workers.redis_clock import RedisClock
 from workers.wire import Handler, Pair, Wire
 
 log = structlog.get_logger()
-
-SETTLE_BYTES = 2 << 20  # of outcomes in one script call; none should handle more than 4 MB
-OFFSET_LIVES_S = 10.0
-SILENT_S = 10.0  # twice a link's read timeout: a host that vanished closes no connection, and TCP alone takes minutes
-_BACK_OFF = POLICIES[Kind.REDIS_LOSS]
-FIRST_PAUSE_S, MOST_PAUSE_S = _BACK_OFF.first_ms / 1e3, _BACK_OFF.most_ms / 1e3
 
 
 class Leases:
@@ -54,52 +52,39 @@ class Leases:
         self.claimed_ms: dict[bytes, float] = {}  # entry -> Redis time of its claim
         self.forgotten = Forgotten()
         self.is_leaving = False  # jobs that still arrive are returned at once
-        self.lost_since: float | None = None
         self._queue = queue
         self._board = board
-        self._lease_s = lease_s
         self._take_jobs = take
         self._restore = restore
         self._on_settled = on_settled
-        self._clock = clock
-        self._offset_ms = -float("inf")  # Redis' time minus our monotonic clock
-        self._offset_until = 0.0
         self._settling: dict[int, tuple[list[Ended], list[Fault]]] = {}  # sent, not answered
         self._sends = 0
         self._unreturned: list[Pair] = []  # to be sent after the reconnect
         # Held jobs that one more mark ends: one at a time, so that none dies for another.
         self._worn: set[bytes] = set()
         self._faults: list[Fault] = []  # found at claim time, sent with the next talk
-        self._next_ghosts = clock() + lease_s / 2
-        self._heard_at = clock()
-        self._reconnect_at, self._pause_s = 0.0, FIRST_PAUSE_S
+        self._time = RedisClock(clock)
+        self.redis_ms = self._time.ms  # Redis' time now, from its last answer and the monotonic clock
         self.claimer = Claimer(
-            queue=queue, take=self._take, set_time=self._set_time, is_refused=self._is_refused, clock=clock
+            queue=queue, take=self._take, set_time=self._time.hear, is_refused=self._is_refused, clock=clock
         )
+        self._contact = Contact(wire=wire, claimer=self.claimer, held=board.held, clock=clock)
+        self.hang_up, self.until_reconnect_s = self._contact.hang_up, self._contact.until_reconnect_s
+        self._ghosts = Ghosts(
+            queue=queue, wire=wire, held=board.held, forgotten=self.forgotten, every_s=lease_s / 2,
+            is_refused=self._is_refused, clock=clock,
+        )  # fmt: skip
 
-    def _set_time(self, now_ms: int) -> None:
-        """Redis said it was `now_ms` a moment ago. Being late makes the offset too small, never too large, so the largest
-        of the last seconds is the best one; an older one is given up, since clocks drift and are set."""
-        now = self._clock()
-        offset_ms = now_ms - now * 1e3
-        if offset_ms > self._offset_ms or now > self._offset_until:
-            self._offset_ms = offset_ms
-            self._offset_until = now + OFFSET_LIVES_S
-
-    def redis_ms(self) -> float:
-        """Redis' time now, from its last answer and the monotonic clock."""
-        return self._clock() * 1e3 + self._offset_ms
+    @property
+    def lost_since(self) -> float | None:
+        """When the connection broke; None while Redis can be talked to."""
+        return self._contact.lost_since
 
     @property
     def is_quiet(self) -> bool:
         """Whether Redis knows everything it must."""
-        return (
-            not self._settling
-            and not self._faults
-            and not self._unreturned
-            and not len(self.wire)
-            and self.lost_since is None
-        )
+        is_owing = self._settling or self._faults or self._unreturned
+        return not is_owing and not len(self.wire) and self.lost_since is None
 
     # --- one round trip -----------------------------------------------------------------------
 
@@ -108,8 +93,9 @@ class Leases:
 
         `room_rows` 0 claims nothing, `block_ms` 0 does not block. Nothing is sent while a blocked read is out: Redis would not look at it.
         """
-        self._watch_silence()
-        if self.claimer.is_blocked or (self.lost_since is not None and not self._reconnect()):
+        contact = self._contact
+        contact.watch_silence()
+        if self.claimer.is_blocked or (contact.lost_since is not None and not self._reconnect()):
             return False
         try:
             pairs: list[Pair] = []
@@ -118,8 +104,8 @@ class Leases:
             if ended or faults:
                 self._faults = []
                 pairs += self._settle_pairs(ended, faults)
-            if self._clock() > self._next_ghosts and not len(self.wire):
-                pairs += self._ghost_pairs()  # before the claim, so that what it brings is no ghost
+            if self._ghosts.is_due() and not len(self.wire):
+                pairs += self._ghosts.pairs()  # before the claim, so that what it brings is no ghost
             if room_rows > 0 and not self.claimer.is_claiming and not self.is_leaving:
                 pairs += self.claimer.pairs(
                     room_rows, block_ms, is_busy=is_busy, is_settling=bool(pairs), is_quiet=not len(self.wire)
@@ -127,24 +113,16 @@ class Leases:
             if pairs:
                 self.wire.send(*pairs)
         except LOST as error:
-            self.lose(error)
+            self._contact.lose(error)
         return True
 
     def hear(self) -> None:
         """Reads the answers that are there; call it when the wire is readable."""
         try:
             self.wire.pump()
-            self._heard_at = self._clock()
+            self._contact.heard()
         except LOST as error:
-            self.lose(error)
-
-    def _watch_silence(self) -> None:
-        """An answer that does not come for so long is not coming: Redis' host is gone, or will not say."""
-        now = self._clock()
-        if not len(self.wire):
-            self._heard_at = now
-        elif now - self._heard_at > SILENT_S:
-            self.lose(TimeoutError(f"no answer for {SILENT_S:g} s"))
+            self._contact.lose(error)
 
     def ask(self, command: Command, handler: Handler) -> None:
         """Sends one more command, unless a blocked read is out or Redis is away."""
@@ -152,7 +130,7 @@ class Leases:
             try:
                 self.wire.send((command, handler))
             except LOST as error:
-                self.lose(error)
+                self._contact.lose(error)
 
     def give_back(self, jobs: list[Job], *, marks: int) -> None:
         """Returns leases; what Redis cannot be told now it is told first thing after the reconnect."""
@@ -160,7 +138,7 @@ class Leases:
             self._let_go(job.entry)
         if not jobs:
             return
-        pair = (self._queue.give_back([(job.lane, job.entry) for job in jobs], marks=marks), self._check)
+        pair = (self._queue.give_back([(job.lane, job.entry) for job in jobs], marks=marks), self._is_refused)
         if self.lost_since is not None:
             self._unreturned.append(pair)
             return
@@ -168,14 +146,14 @@ class Leases:
             self.wire.send(pair)
         except LOST as error:
             self._unreturned.append(pair)
-            self.lose(error)
+            self._contact.lose(error)
 
     # --- what came ------------------------------------------------------------------------------
 
     def _take(self, claimed: Claimed) -> None:
         """Takes claimed jobs in hand, or ends and returns at once what must not run."""
         if claimed.jobs:
-            self._set_time(max(job.submitted_ms for job in claimed.jobs))  # no job comes before it was submitted
+            self._time.hear(max(job.submitted_ms for job in claimed.jobs))  # no job comes before it was submitted
         now_ms = self.redis_ms()
         self._faults += [broken(lease) for lease in claimed.broken]
         fresh, later = [], []
@@ -209,19 +187,9 @@ class Leases:
         """The commands that end jobs; they stay known until answered, to be sent again after a loss."""
         self._sends += 1
         self._settling[self._sends] = (ended, faults)
-        pairs: list[Pair] = []
-        chunk: list[Ended] = []
-        size = 0
-        for one in ended:
-            chunk.append(one)
-            size += len(one.outcome)
-            if size >= SETTLE_BYTES:
-                pairs.append((self._queue.settle(chunk), self._check))
-                chunk, size = [], 0
-        if chunk:
-            pairs.append((self._queue.settle(chunk), self._check))
+        pairs: list[Pair] = [(command, self._is_refused) for command in self._queue.settles(ended)]
         if faults:
-            pairs.append((self._queue.fail(faults), self._check))
+            pairs.append((self._queue.fail(faults), self._is_refused))
         pairs[-1] = (pairs[-1][0], partial(self._settled, self._sends))
         return pairs
 
@@ -242,9 +210,6 @@ class Leases:
         self.claimed_ms.pop(entry, None)
         self._worn.discard(entry)
 
-    def _check(self, reply: Any) -> None:
-        self._is_refused(reply)
-
     def _is_refused(self, reply: Any) -> bool:
         """Whether Redis answered with an error: forgotten groups are made again, any other ends the process."""
         if not isinstance(reply, Exception):
@@ -256,56 +221,16 @@ class Leases:
         self.claimer.claims.note_dry(is_dry=False)
         return True
 
-    # --- ghosts and losses ----------------------------------------------------------------------
-
-    def _ghost_pairs(self) -> list[Pair]:
-        self._next_ghosts = self._clock() + self._lease_s / 2
-        return [(command, partial(self._ghosts, lane)) for lane, command in enumerate(self._queue.pending())]
-
-    def _ghosts(self, lane: int, reply: Any) -> None:
-        if self._is_refused(reply):
-            return
-        ghosts = [(lane, entry) for entry, *_ in reply if entry not in self._board.held]
-        if ghosts:
-            log.warning("leases we never saw", count=len(ghosts), next="they are given back unharmed")
-            self.wire.send((self._queue.give_back(ghosts, marks=0), self._check))
-
-    def lose(self, error: BaseException) -> None:
-        """The connection broke: hold what we have, try again later, never in a tight loop."""
-        if self.lost_since is None:
-            self.lost_since = self._clock()
-            self._pause_s = FIRST_PAUSE_S
-            log.warning("redis lost", error=str(error), retry_in_s=self._pause_s, leases=len(self._board.held))
-        self._drop_wire()
-        self._reconnect_at = self._clock() + self._pause_s * random.uniform(0.5, 1.5)
-        self._pause_s = min(MOST_PAUSE_S, self._pause_s * 2)
-
-    def hang_up(self) -> None:
-        """Ends a blocked read whose jobs nobody wants any more: Redis hears nothing else on that connection until it is over.
-
-        Connects again with the next talk; what was read meanwhile is a ghost, and returned as one.
-        """
-        if self.claimer.is_blocked and self.lost_since is None:
-            self.lost_since = self._clock()
-            self._drop_wire()
-            self._reconnect_at = 0.0
-
-    def _drop_wire(self) -> None:
-        self.wire.forget()
-        self.wire.link.close()
-        self.claimer.forget()
-
-    def until_reconnect_s(self) -> float:
-        """Seconds until the next try; infinite while connected."""
-        return float("inf") if self.lost_since is None else max(0.0, self._reconnect_at - self._clock())
+    # --- after a loss -------------------------------------------------------------------------
 
     def _reconnect(self) -> bool:
-        if self._clock() < self._reconnect_at:
+        if self._contact.until_reconnect_s() > 0:
             return False
         try:
             self.wire.link.connect()
             self._restore()  # a server that came back empty, or another one, knows neither groups nor spec
-            self._drop_forgotten()
+            for entry in self._ghosts.gone():
+                self._let_go(entry)
             pairs, self._unreturned = self._unreturned, []
             for number, (ended, faults) in list(self._settling.items()):
                 left = self.forgotten.ended(ended), self.forgotten.faults(faults)
@@ -314,27 +239,9 @@ class Leases:
                     pairs += self._settle_pairs(*left)
                 else:  # all of it had arrived, or was forgotten
                     self._settled(number, 0)
-            self.wire.send(*pairs, *self._ghost_pairs())
+            self.wire.send(*pairs, *self._ghosts.pairs())
         except (*LOST, RedisUnavailable) as error:
-            self.lose(error)
+            self._contact.lose(error)
             return False
-        self._heard_at = self._clock()
-        log.info("redis is back", after_s=round(self._clock() - (self.lost_since or 0.0), 2))
-        self.lost_since = None
-        self.claimer.claims.note_dry(is_dry=False)
+        self._contact.restored()
         return True
-
-    def _drop_forgotten(self) -> None:
-        """Compares what is in hand with what Redis calls ours. Begins with a write, so that a server which takes none (a
-        replica, a full disk) counts as away still and is not asked again and again."""
-        held = self._board.held
-        _, *replies = self.wire.link.call_all(self._queue.own_leases(len(held)))
-        pending: list[tuple[int, bytes]] = []
-        for lane, reply in enumerate(replies):
-            if not self._is_refused(reply):
-                pending += [(lane, entry) for entry, *_ in reply]
-        gone = self.forgotten.compare(held, pending)
-        for entry in gone:
-            self._let_go(entry)
-        if gone:
-            log.warning("redis forgot leases", count=len(gone), next="what was claimed under them is not settled by us")

@@ -1,7 +1,7 @@
-"""Keeps the engine busy: hands it batches, collects its answers, halves what failed, notices when it died or hangs.
+"""Keeps the engine busy: hands it batches, collects its answers, notices when it died or hangs.
 
 Knows slabs and the engine, not Redis: jobs come in as batches and go out as outcomes. The next batch is handed over
-before the finished one is encoded, so that encoding overlaps with the forward.
+before the finished one is encoded, so that encoding overlaps with the forward. What failed is for `triage`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ import structlog
 
 from broker.messages import Job
 from broker.queue import Ended, Fault
-from workers import halves
 from workers.batcher import Batch
 from workers.blame import Blame
 from workers.caps import Caps, Change
 from workers.engine_client import SLABS, Engine, EngineDied
 from workers.exchange import Measure, Measured, Ran, Run
 from workers.failures import Action, policy_of
-from workers.faults import fault_by
 from workers.outcomes import Clocked, Outcomes
 from workers.stow import Stower
 from workers.timetable import Timetable
+from workers.triage import Triage
 
 log = structlog.get_logger()
 
@@ -60,8 +59,6 @@ class Runner:
         self._engine = engine
         self._stower = stower
         self._outcomes = outcomes
-        self._bucket = bucket
-        self._drop = drop
         self._redis_ms = redis_ms
         self._claimed_ms = claimed_ms
         self._caps = caps
@@ -70,7 +67,8 @@ class Runner:
         self._clock = clock
         self._running: Batch | None = None
         self._finished: tuple[Batch, Ran] | None = None
-        self._halves: list[Batch] = []  # parts of a failed batch, run before anything else
+        self._triage = Triage(outcomes=outcomes, caps=caps, bucket=bucket, drop=drop, redis_ms=redis_ms)
+        self._halves = self._triage.parts  # of failed batches, run before anything else
         self._is_measuring = False
         self._began = 0.0
         self._looked_at = 0.0
@@ -210,23 +208,8 @@ class Runner:
         action = policy_of(ran.reason).action
         if action in (Action.GIVE_BACK, Action.RETURN):
             self._quit(batch, ran, is_blamed=action is Action.GIVE_BACK)
-        elif action is Action.HALVE:
-            self._halve(batch, ran)
-        elif len(batch.pieces) > 1:  # until the jobs at fault stand alone, so that only they fail
-            self._halves += reversed(halves.by_jobs(batch, self._bucket))
         else:
-            self._fail(batch.pieces[0].job, ran)
-
-    def _halve(self, batch: Batch, ran: Ran) -> None:
-        """Out of memory: goes on with fewer rows and remembers how many fit; a row that does not fit alone ends its job."""
-        most = self._caps.lower(batch.dims, batch.bucket, self._redis_ms())
-        if batch.rows > 1:
-            parts = halves.by_rows(batch, most or batch.rows, self._bucket)
-            log.warning("out of memory", error=ran.error, rows=batch.rows, bucket=batch.bucket, next_rows=parts[0].rows)
-            self._halves += reversed(parts)
-        else:
-            self._caps.pardon(batch.dims)
-            self._fail(batch.pieces[0].job, ran)
+            self.faults += self._triage.split(batch, ran, action)
 
     def _quit(self, batch: Batch, ran: Ran, *, is_blamed: bool) -> None:
         """The device is broken or full: nothing more is asked of this engine, whether it ends by itself or not."""
@@ -239,14 +222,6 @@ class Runner:
         self.has_failed_device = True
         self._engine.kill()
         self._bury(EngineDied(f"{'the device failed' if is_blamed else 'the device is full'}: {ran.error}"))
-
-    def _fail(self, job: Job, ran: Ran) -> None:
-        """One job at fault: all its rows go, those that wait too. Others that share a part with it stay."""
-        self._outcomes.forget({job.entry})
-        self._drop({job.entry})
-        kept = (halves.without(half, job.entry, self._bucket) for half in self._halves)
-        self._halves = [half for half in kept if half is not None]
-        self.faults.append(fault_by(job, ran.reason, ran.error, now_ms=self._redis_ms()))
 
     def _bury(self, death: EngineDied) -> None:
         """The engine is gone; a new one needs a new process. `blamed` says which jobs were in it."""

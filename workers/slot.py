@@ -3,7 +3,7 @@
 One turn: hand the engine its next batch, encode the finished one, settle it and claim ahead in one round trip that
 overlaps with the forward, then wait for whoever answers first. It blocks on Redis only when there is nothing else to do.
 
-Not here: what fits together (batcher), the engine (runner), Redis (leases), when to retire (retire), liveness (beat).
+Not here: what fits together (batcher), the engine (runner), Redis (leases), how it goes (leaving), liveness (beat).
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import structlog
 
 from broker import caps as learned
 from broker.messages import Job
-from broker.queue import MOST_MARKS, Fault, Queue
+from broker.queue import Fault, Queue
 from broker.settings import SlotSettings
 from workers.batcher import Batch, Batcher
 from workers.blame import Blame
@@ -27,11 +26,10 @@ from workers.caps import Caps, Change
 from workers.engine_client import SLABS, Engine
 from workers.exchange import Ran, Timed
 from workers.exits import Exit
-from workers.failures import POLICIES, Kind
 from workers.faults import fault_of
 from workers.leases import Leases
+from workers.leaving import NEVER, Leaving
 from workers.outcomes import Outcomes
-from workers.overlap import Overlap
 from workers.retire import Retirement, Verdict
 from workers.runner import Runner
 from workers.stow import Stower
@@ -40,14 +38,11 @@ from workers.wire import Wire
 
 log = structlog.get_logger()
 
-ASK_AGAIN_S = 0.2  # how often a slot that must retire asks for its place
 POLL_MS = 500.0
 LOOK_AGAIN_MS = (
     2.0  # between looks for company; a blocked read would overshoot, Redis rounds its time-outs up to 100 ms
 )
-LAST_WORDS_S = 5.0
 SPIN_ROWS, SPIN_BELOW_MS, SPIN_S = 4, 0.15, 150e-6  # one in flight gains a tenth by it; a flood would lose
-NEVER = float("inf")
 
 
 class Slot:
@@ -100,30 +95,17 @@ class Slot:
         batcher.cap = lambda dims: caps.limit(dims, self._leases.redis_ms())
         self._runner.on_batch = self._count
         self._next_sample = clock() + retirement.limits.sample_every_s
-        self._leaving: Verdict | None = None
-        self._leave_by = NEVER
-        self._last_words_s = LAST_WORDS_S
-        self._next_ask = 0.0
-        self._due_since = NEVER
-        self._overlap: Overlap | None = None
-        if retirement.limits.overlap:
-            self._overlap = Overlap(
-                name=board.name, pid=board.pid, model=queue.model, load_timeout_s=settings.load_timeout_s,
-                redis_ms=self._leases.redis_ms,
-            )  # fmt: skip
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._leaving = Leaving(
+            queue=queue, leases=self._leases, runner=self._runner, batcher=batcher, retirement=retirement, board=board,
+            settings=settings, hurry=hurry, wake=self._wake, clock=clock,
+        )  # fmt: skip
         self._poller = select.poll()
         self._polled: set[int] = set()
 
     def leave(self, exit_code: Exit = Exit.DRAINED, detail: str = "asked to stop", *, within_s: float = NEVER) -> None:
         """Asks the slot to drain, sooner than the settings allow with `within_s`. Safe in signal handlers and other threads."""
-        if self._leaving is None:
-            is_asked = exit_code is Exit.DRAINED and self._overlap is not None
-            reason = self._overlap.reason if is_asked and self._overlap is not None else None
-            self._leaving = reason or Verdict(exit_code, detail)  # the stop a slot asked for is its own retirement
-        self._leave_by = min(self._leave_by, self._clock() + within_s)
-        self._last_words_s = min(self._last_words_s, within_s)
-        os.write(self._wake_write, b"!")
+        self._leaving.ask(exit_code, detail, within_s=within_s)
 
     def close(self) -> None:
         """Frees the descriptors of a slot that has run; nobody may ask it to leave any more."""
@@ -135,17 +117,18 @@ class Slot:
         self._board.state = "ready"
         self._board.is_ready = self._board.frees_place = True
         self._hurry()
+        leaving = self._leaving
         while True:
             now = self._board.progress_at = self._clock()
-            if self._leaving is not None and not self._leases.is_leaving:
-                self._drain(now)
+            if leaving.verdict is not None and not self._leases.is_leaving:
+                leaving.begin(leaving.verdict, now)
             self._runner.advance(self._pack)
             self._watch_usage(now)
             if self._runner.death is not None:
-                return self._bury()
-            if self._leaving is not None and (self._is_drained() or now > self._leave_by):
-                return self._end(self._leaving)
-            self._consider_retiring(now)
+                return leaving.bury()
+            if leaving.verdict is not None and leaving.is_over(now):
+                return leaving.end(leaving.verdict)
+            leaving.consider(now)
             self._talk()
             self._wait()
 
@@ -165,7 +148,7 @@ class Slot:
             and self._leases.lost_since is None
         ):
             return None
-        if self._leaving is not None or self._patience_ms() > 0:
+        if self._leaving.verdict is not None or self._patience_ms() > 0:
             return None
         return self._batcher.pack()
 
@@ -208,6 +191,9 @@ class Slot:
             log.warning("batch cap learned", device=self._device, dims=change.dims, cap=change.cap and change.cap.rows)
         command = learned.save(self._queue.model, self._device, {change.dims: change.cap for change in changes})
         self._leases.ask(command, lambda reply: None)
+
+    def _wake(self) -> None:
+        os.write(self._wake_write, b"!")
 
     def _wait(self) -> None:
         """Sleeps until Redis, the engine or a signal has something; at most POLL_MS."""
@@ -255,95 +241,3 @@ class Slot:
             self._runner.usage = None
             self._board.host_bytes, self._board.device_bytes = usage.host_bytes, usage.device_bytes
             self._retirement.sample(usage)
-
-    # --- leaving ------------------------------------------------------------------------------
-
-    def _consider_retiring(self, now: float) -> None:
-        if self._leaving is not None:
-            return
-        verdict = self._retirement.due(self._board.jobs, now)
-        if self._retirement.is_too_fast and not self._board.reason:
-            self._board.reason = "retiring too fast: a limit is reached before the minimum life; see `penstock doctor`"
-            log.warning("retiring too fast", jobs=self._board.jobs, next="the slot goes on until its minimum life")
-        if verdict is None:
-            return
-        self._due_since = min(self._due_since, now)
-        if verdict.is_hard:
-            self.leave(verdict.exit, verdict.detail)
-        elif self._overlap is not None and not self._overlap.has_given_up:
-            self._overlap.pursue(verdict, now, self._leases.ask)
-        elif now >= self._next_ask:
-            self._next_ask = now + ASK_AGAIN_S
-            ttl_ms = round((self._board.load_s * 3 + self._settings.drain_s + 10) * 1000)
-            soft = verdict
-
-            def placed(reply: Any) -> None:
-                if reply == 1:
-                    self._board.frees_place = False
-                    self.leave(soft.exit, soft.detail)
-
-            overdue_ms = round((now - self._due_since) * 1000)
-            ask = self._queue.ask_to_retire(self._board.name, place_ttl_ms=ttl_ms, overdue_ms=overdue_ms)
-            self._leases.ask(ask, placed)
-
-    def _drain(self, now: float) -> None:
-        """Claims no more, returns what was read ahead; what runs is finished and settled."""
-        assert self._leaving is not None
-        self._leases.is_leaving = True
-        self._leases.hang_up()
-        self._leave_by = min(self._leave_by, now + self._settings.drain_s)
-        self._board.is_ready = False
-        self._board.state = "retiring" if self._leaving.exit else "draining"
-        self._board.reason = self._leaving.detail
-        self._hurry()
-        log.info("slot draining", why=self._leaving.exit.reason, detail=self._leaving.detail)
-        ahead = self._batcher.clear()
-        self._runner.forget({job.entry for job in ahead})
-        self._leases.give_back(ahead, marks=0)
-
-    def _is_drained(self) -> bool:
-        return self._runner.is_empty and not self._runner.ended and not self._runner.faults and self._leases.is_quiet
-
-    def _bury(self) -> Verdict:
-        """The engine died: its batch is marked, so that its jobs run alone next time; a job with too many marks is dead."""
-        death = self._runner.death
-        assert death is not None
-        self._leases.hang_up()
-        exit_code, kind = Exit.ENGINE_DIED, Kind.ENGINE_DEATH
-        if self._runner.has_failed_device:
-            exit_code, kind = Exit.DEVICE_FAULT, Kind.DEVICE_FAULT
-        elif self._runner.has_hung:
-            exit_code, kind = Exit.HANG, Kind.HANG
-        reason = POLICIES[kind].reason
-        marked = []
-        for job in self._runner.blamed():
-            if job.deliveries >= MOST_MARKS:
-                text = f"{death}; {job.deliveries} engines died while they ran this job"
-                now_ms = self._leases.redis_ms()
-                self._runner.faults.append(fault_of(job, "dead", reason=reason, text=text, now_ms=now_ms))
-            else:
-                marked.append(job)
-        self._leases.give_back(marked, marks=1)
-        return self._end(Verdict(exit_code, str(death)))
-
-    def _end(self, verdict: Verdict) -> Verdict:
-        """Tells Redis what it still must know, for a few seconds at most, and returns all that never ran."""
-        self._board.is_ready = False
-        leases, runner = self._leases, self._runner
-        leases.is_leaving = True
-        blamed = {job.entry for job in runner.blamed()} if runner.death is not None else set()
-        unrun = [job for entry, job in runner.jobs().items() if entry not in blamed]
-        unrun += [job for job in self._batcher.clear() if job.entry not in blamed]
-        leases.give_back(list({job.entry: job for job in unrun}.values()), marks=0)
-        began = self._clock()
-        while self._clock() < began + self._last_words_s:
-            if leases.talk(runner.ended, runner.faults, room_rows=0, is_busy=True, block_ms=0):
-                runner.ended, runner.faults = [], []
-            if leases.is_quiet:
-                return verdict
-            if len(leases.wire):
-                leases.hear()
-            else:
-                time.sleep(min(0.05, leases.until_reconnect_s()))
-        log.warning("redis lost at the end", next="the next incarnation returns what is left")
-        return verdict

@@ -12,8 +12,8 @@ import numpy as np
 from broker.codec import ITEM_BYTES
 from broker.spec import ModelSpec
 from workers.batcher import Batch
+from workers.columns import Columns, input_columns
 from workers.exchange import Run
-from workers.forward import Columns, input_columns
 from workers.slabs import Place, Slab, layout
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from broker.connection import SCRIPTS, Command, Link, NoScriptError, ResponseError
 
-Handler = Callable[[Any], None]
+Handler = Callable[[Any], object]  # what it returns is nobody's
 Pair = tuple[Command, Handler]
 
 

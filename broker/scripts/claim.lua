@@ -7,7 +7,7 @@
 local consumer, room = ARGV[5], tonumber(ARGV[6])
 local returned, fresh = {}, { {}, {}, {} }
 local EXPIRED = 4
-local WORN = 3 -- MOST_MARKS of broker/queue.py: one more mark ends the job, so it is claimed alone and none dies for another
+local WORN = 3 -- MOST_MARKS of broker/claimed.py: one more mark ends the job, so it is claimed alone and none dies for another
 
 -- Ends the job unrun when its deadline has passed. True when it did.
 local function expire(lane, entry)

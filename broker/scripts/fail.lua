@@ -4,6 +4,7 @@
 --       then per job: lane, entry, deliveries, id, ttl_s, fate (retry | failed | dead | expired), delay_ms, reason, outcome
 -- Returns how many were applied. Begins with XACK: passes at maxmemory.
 local consumer, applied = ARGV[5], 0
+local DEAD_AGE_MS = 30 * 24 * 3600 * 1000
 local DEAD_BYTES = 256 * 1024 * 1024
 for i = 7, #ARGV, 9 do
   local lane_number, entry, fate = ARGV[i], ARGV[i + 1], ARGV[i + 5]
@@ -24,13 +25,13 @@ for i = 7, #ARGV, 9 do
         redis.call('HINCRBY', counters, 'retried', 1)
       else
         if fate == 'dead' then
-          -- Bounded by count (MAXLEN) and, roughly, by bytes: a large job makes room for itself first.
+          -- Bounded by count (MAXLEN), roughly by bytes (a large job makes room for itself first), and by age (MINID).
           local most = math.max(16, math.min(tonumber(ARGV[6]), math.floor(DEAD_BYTES / (#blob + #ARGV[i + 8] + 200))))
           local over = redis.call('XLEN', KEYS[10]) + 1 - most
-          if over > 0 then
-            redis.call('XTRIM', KEYS[10], 'MAXLEN', most - 1)
-            redis.call('HINCRBY', counters, 'dead_dropped', over)
-          end
+          if over > 0 then redis.call('XTRIM', KEYS[10], 'MAXLEN', most - 1) end
+          local old = redis.call('XTRIM', KEYS[10], 'MINID', string.format('%.0f', now_ms - DEAD_AGE_MS))
+          local dropped = math.max(0, over) + old
+          if dropped > 0 then redis.call('HINCRBY', counters, 'dead_dropped', dropped) end
           redis.call('XADD', KEYS[10], '*', 'id', id, 'reason', ARGV[i + 7],
             'attempts', attempt, 'deliveries', lease[4], 'submitted_ms', string.format('%.0f', submitted),
             'lane', lane_number, 'job', blob, 'outcome', ARGV[i + 8])

@@ -99,7 +99,7 @@ end
 
 -- id, result_ttl_s (0 when the result is not stored) of a job blob; see broker/codec.py for the layout.
 local function read_job(blob)
-  if #blob < 16 then return 'unreadable-0', 0 end -- shorter than its head; broker/queue.py names it so too
+  if #blob < 16 then return 'unreadable-0', 0 end -- shorter than its head; broker/claimed.py names it so too
   local bits, id_len = string.byte(blob, 2), string.byte(blob, 3)
   local ttl_s = struct.unpack('<I4', blob, 9)
   if math.floor(bits / 8) % 2 == 0 then ttl_s = 0 end

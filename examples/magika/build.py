@@ -23,8 +23,9 @@ import numpy as np
 from broker.settings import load
 from broker.spec import TensorSpec
 from workers import trust
-from workers.artifact import Artifact, load_pipeline, write
+from workers.artifact import Artifact, write
 from workers.manifest import Manifest, Probe, Values
+from workers.pipeline import load_pipeline
 
 PACKAGE = "magika==1.0.3"
 MODEL = "magika/models/standard_v3_3"

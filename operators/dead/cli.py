@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import click
 import msgspec
@@ -18,12 +17,12 @@ from operators import table
 from operators.dead import letters
 from operators.dead.letters import Replayed, Shown
 from operators.reach import reach
+from operators.screen.cli import as_json, print_json, print_lines
 
 LISTED = 50
 LONGEST_ERROR = 60  # characters of an error in the table
 LONGEST_VALUES = 2_000  # characters of an input on the screen; --json gives all of it
 
-as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON for programs.")
 by_reason = click.option("--reason", default="", metavar="REASON", help="Only those that died of this reason.")
 of_all = click.option("--all", "is_all", is_flag=True, help="All of them, instead of ids; asks first.")
 of_model = click.option("--model", metavar="MODEL", help="With --all: of this model only.")
@@ -49,7 +48,7 @@ def ls(config: str | None, model: str | None, reason: str, limit: int, is_json: 
     with _link(config) as link:
         now_ms, found = letters.listed(link, model, reason=reason, limit=limit)
     if is_json:
-        _print_json(found)
+        print_json(found)
     elif found:
         _print_table(found, now_ms)
     else:
@@ -67,7 +66,7 @@ def show(config: str | None, id: str, show_input: bool, is_json: bool) -> None:
     """Show all that is known of one dead letter. The input's names and shapes are shown, its values only if asked for."""
     with _link(config) as link:
         found = letters.show(link, id, with_input=show_input)
-    _print_json(found) if is_json else _print_shown(found)
+    print_json(found) if is_json else _print_shown(found)
 
 
 @dead.command("replay", short_help="Run dead jobs again, under new ids.")
@@ -98,7 +97,7 @@ def replay(
                         click.echo(f"{one.id}  replay of {one.replay_of}")
         finally:  # what runs again must be told, though the next was refused
             if is_json:
-                _print_json(done)
+                print_json(done)
     if left:
         more = f"; so were {len(left) - 1} others" if len(left) > 1 else ""
         raise type(left[0])(f"one was left alone: {left[0]}{more}")
@@ -120,7 +119,7 @@ def drop(
     """Delete dead letters for good. Nothing of them is left."""
     with _link(config) as link:
         count = sum(letters.drop(link, page) for page in _pages(link, "drop", ids, is_all, model, reason, yes))
-    _print_json({"dropped": count}) if is_json else click.echo(f"dropped {count} dead {_noun(count)}")
+    print_json({"dropped": count}) if is_json else click.echo(f"dropped {count} dead {_noun(count)}")
 
 
 @contextmanager
@@ -156,10 +155,7 @@ def _print_table(found: list[Letter], now_ms: int) -> None:
          table.size(one.size), _cut(one.error, LONGEST_ERROR) or "-")
         for one in found
     ]  # fmt: skip
-    first, *rest = table.align([head, *rows], right=(2, 3, 5, 6))
-    click.secho(first, bold=True)
-    for line in rest:
-        click.echo(line)
+    print_lines(table.align([head, *rows], right=(2, 3, 5, 6)))
 
 
 def _print_shown(found: Shown) -> None:
@@ -200,7 +196,3 @@ def _clean(text: str) -> str:
 
 def _noun(count: int) -> str:
     return "letter" if count == 1 else "letters"
-
-
-def _print_json(value: Any) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))

@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 
 from broker import codec, keys, spec
+from broker.claimed import Claimed
 from broker.connection import Command, Link
 from broker.intake import Answer, Intake, new_client
 from broker.messages import LANES, Job, Kind, Outcome, Status
-from broker.queue import Claimed, Ended, Fate, Fault, Queue
+from broker.queue import Ended, Fate, Fault, Queue
 from broker.spec import Limits, ModelSpec
 
 MODEL = "tiny"

@@ -43,6 +43,21 @@ def test_a_dead_job_is_kept_as_it_was_submitted(link: Link, client: Client, slot
     assert before <= int(entry["submitted_ms"]) <= now_ms(link)
 
 
+def test_a_dead_letter_goes_after_a_month_when_the_next_one_comes_and_is_counted(
+    link: Link, client: Client, slot: Slot
+) -> None:
+    # given
+    month_ms = 30 * 24 * 3600 * 1000
+    link.call("XADD", keys.dead(MODEL), f"{now_ms(link) - month_ms - 1000}-0", "id", "old-1")
+    link.call("XADD", keys.dead(MODEL), f"{now_ms(link) - month_ms + 60_000}-0", "id", "young-1")
+    (sent,) = client.submit(1)
+    # when
+    slot.fail(slot.claim(), "dead")
+    # then
+    assert [entry["id"] for entry in dead_entries(link)] == [b"young-1", sent.id.encode()]
+    assert counted(link, "dead_dropped") == (1,)
+
+
 def test_only_dead_jobs_are_buried(link: Link, client: Client, slot: Slot) -> None:
     client.submit(2)
     slot.fail(slot.claim(), "failed")

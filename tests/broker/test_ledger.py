@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 from broker import keys
+from broker.claimed import MOST_MARKS, Claimed
 from broker.connection import Link
 from broker.messages import LANES, Job
-from broker.queue import MOST_MARKS, Claimed
 from tests.broker.actors import MODEL, Client, Sent, Slot, counted, delayed, depths, leases
 from tests.wait import wait_until
 from workers.faults import broken

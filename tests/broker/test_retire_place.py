@@ -105,3 +105,17 @@ def test_slots_wanted_on_several_hosts_add_up(link: Link, client: Client) -> Non
     roster.want(link, "other", MODEL, 6)
     # then
     assert sum(ask(slot) for slot in everyone) == 2
+
+
+def test_a_slot_that_asks_no_more_holds_nobody_up_though_it_waited_longest(link: Link, client: Client) -> None:
+    # given: refused while another fails to load, then it need not retire any more, or lives its next life
+    first, second, third, *_ = slots(link, 4)
+    third.pulse(ready_ms=0, failing_ms=60_000)
+    assert not ask(first)
+    third.pulse(ready_ms=60_000)
+    assert not ask(second), "the first waits longer"
+    # when
+    link.call("ZADD", keys.asked(MODEL), now_ms(link) - 3_000, first.name)
+    # then
+    assert ask(second)
+    assert link.call("ZRANGE", keys.due(MODEL), 0, -1) == link.call("ZRANGE", keys.asked(MODEL), 0, -1) == []

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from broker import codec, keys
+from broker.claimed import MOST_MARKS
 from broker.connection import Link
 from broker.messages import Kind
-from broker.queue import MOST_MARKS, Queue
+from broker.queue import Queue
 
 DEAD, HEIR = Queue("m", "box/0.1"), Queue("m", "box/0.2")
 

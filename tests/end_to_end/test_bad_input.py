@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from broker import embedded, keys, settings
+from broker import embedded, keys, redis_conf, settings
 from broker.connection import LOST, Link
 from broker.errors import ArtifactError, SupervisorError
 from broker.settings import Settings
@@ -342,7 +342,7 @@ class DurableRedis:
 
     def start(self) -> None:
         config = self.folder / "redis.conf"
-        text = embedded.render(socket_path=self.folder / "redis.sock", folder=self.folder, max_memory_mb=256)
+        text = redis_conf.render(socket_path=self.folder / "redis.sock", folder=self.folder, max_memory_mb=256)
         config.write_text(text.replace("appendfsync everysec", "appendfsync always"))
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(

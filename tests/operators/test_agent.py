@@ -15,7 +15,7 @@ import pytest
 from broker import keys, overlap, roster, settings
 from broker.connection import Link
 from broker.overlap import Request
-from operators import agent, pool, status
+from operators import agent, pool, pool_lock, status
 from operators.deaths import Deaths
 from operators.supervisor import ENV_SLOT_COMMAND, Supervisor, is_alive
 from tests.operators.conftest import FAKE_SLOT, wait_until, write_pool
@@ -87,7 +87,7 @@ def test_the_signal_that_ended_a_slot_is_in_the_record(running: Supervisor, link
 
 
 def test_an_operators_command_goes_first(running: Supervisor, link: Link) -> None:
-    with pool.changing(running.settings):
+    with pool_lock.changing(running.settings):
         running.stop_slot(0)
         beats: set[str] = set()
         wait_until(lambda: beats.add(roster.agent(link, "box")["beat_ms"]) or len(beats) > 2)  # two whole rounds
@@ -113,7 +113,7 @@ def test_a_stuck_slot_is_killed_and_its_next_life_serves(running: Supervisor, li
 
 def test_a_killed_agent_comes_back_and_goes_on(running: Supervisor, link: Link) -> None:
     first, since = running.agent().pid, len(kinds(link, "box/1"))
-    with pool.changing(running.settings):
+    with pool_lock.changing(running.settings):
         os.kill(first, signal.SIGKILL)
         running.stop_slot(1)
     wait_until(lambda: running.slots()[1].state == "RUNNING")

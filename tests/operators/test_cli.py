@@ -9,6 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from operators.artifacts.cli import models
 from operators.cli import cli
 from operators.supervisor import Supervisor
 from tests.operators.conftest import penstock
@@ -23,7 +24,7 @@ def commands(group: click.Group, *names: str) -> list[tuple[str, ...]]:
     return found
 
 
-@pytest.mark.parametrize("path", commands(cli), ids=" ".join)
+@pytest.mark.parametrize("path", [*commands(cli), ("models",), *commands(models, "models")], ids=" ".join)
 def test_every_command_has_help(path: tuple[str, ...]) -> None:
     answer = CliRunner().invoke(cli, [*path, "--help"])
     assert answer.exit_code == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from broker import embedded
+from broker import embedded, redis_conf
 from broker.connection import Link
 from broker.errors import ConfigError, RedisUnavailable
 from operators.supervisor import is_alive
@@ -64,7 +64,7 @@ def test_one_started_by_a_thread_outlives_that_thread(tmp_path: Path) -> None:
 
 
 def test_the_configuration_never_evicts_listens_on_no_port_and_quotes_its_paths(tmp_path: Path) -> None:
-    text = embedded.render(socket_path=Path('/tmp/a "b"/s'), folder=tmp_path, max_memory_mb=64)
+    text = redis_conf.render(socket_path=Path('/tmp/a "b"/s'), folder=tmp_path, max_memory_mb=64)
     assert "port 0\n" in text
     assert "maxmemory-policy noeviction\n" in text
     assert "appendonly yes\n" in text

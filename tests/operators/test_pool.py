@@ -13,7 +13,7 @@ import pytest
 from broker import embedded, keys, roster
 from broker.errors import ArtifactError, ConfigError, RedisUnavailable, SupervisorError
 from broker.settings import RedisSettings, Settings
-from operators import pool, readiness
+from operators import pool, pool_lock, readiness
 from operators.reach import reach, read_info
 from operators.supervisor import Supervisor, is_alive
 from tests.operators.conftest import penstock, wait_until
@@ -93,7 +93,7 @@ def test_a_slot_that_exits_comes_back_whatever_its_code_and_never_ends_fatal(run
 
 
 def test_a_slot_that_is_just_between_exit_and_restart_can_still_be_stopped(running: Supervisor) -> None:
-    with pool.changing(running.settings):  # or the agent starts it again
+    with pool_lock.changing(running.settings):  # or the agent starts it again
         os.kill(pids(running)[0], signal.SIGKILL)
         running.stop_slot(0)
         assert running.slots()[0].state == "STOPPED"
@@ -220,9 +220,9 @@ def test_down_leaves_the_sockets_to_a_server_that_does_not_end(
 
 
 def test_two_operators_do_not_pull_in_two_directions(running: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr(pool_lock, "LOCK_WAIT_S", 0.2)
     with (
-        pool.changing(running.settings),
+        pool_lock.changing(running.settings),
         pytest.raises(SupervisorError, match=f"another penstock command .pid {os.getpid()}"),
     ):
         pool.scale(running.settings, "tiny", 1)

@@ -12,7 +12,8 @@ from broker.connection import Link
 from broker.roster import Assignment
 from broker.settings import ModelSettings, PoolSettings, RedisSettings, Settings
 from operators import status, table
-from operators.status import ModelStatus, RedisStatus, SlotStatus, find_problems
+from operators.problems import find_problems
+from operators.snapshot import ModelStatus, RedisStatus, SlotStatus
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import pytest
 
 from broker.errors import ArtifactError
 from tests import models
-from workers.artifact import load_module, open_artifact, parse, seal, write
+from workers.artifact import open_artifact, parse, seal, write
 from workers.backends import load
+from workers.pipeline import load_module
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "socket", "device"])

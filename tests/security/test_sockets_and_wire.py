@@ -19,7 +19,7 @@ from tests.test_architecture import OURS, files, tree
 # file -> what it may do that nothing else may, and why
 MAY = {
     # runs the artifact's own Python in the engine: from bytes that were checked, of an artifact that is trusted
-    "workers/artifact.py": {"exec", "compile"},
+    "workers/pipeline.py": {"exec", "compile"},
     # spawn hands its arguments over pickled, through a pipe between parent and child: a path, a digest, numbers and descriptors
     "workers/engine_client.py": {"multiprocessing"},
 }

@@ -17,7 +17,7 @@ from broker.errors import ArtifactError
 from broker.roster import Assignment
 from broker.settings import Settings
 from operators import models as tool
-from operators.pool import check_artifact
+from operators.plan import check_artifact
 from tests import models
 from tests.operators.conftest import penstock
 from workers import trust

@@ -23,9 +23,10 @@ from workers.backends import Arrays
 from workers.batcher import Batcher
 from workers.board import Board
 from workers.caps import Caps
+from workers.columns import slab_bytes
 from workers.engine_client import EngineDied
 from workers.exchange import Measure, Measured, Ran, Ready, Run
-from workers.forward import Forward, slab_bytes
+from workers.forward import Forward
 from workers.outcomes import Outcomes
 from workers.progress import Progress
 from workers.retire import Retirement, Verdict

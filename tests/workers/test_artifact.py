@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from broker.errors import ArtifactError
 from operators import models as tool
 from tests import models
-from workers.artifact import load_pipeline, open_artifact, parse, seal
+from workers.artifact import open_artifact, parse, seal
 from workers.golden import made_from_seed, probe_inputs, probe_mismatch
 from workers.manifest import wrong_path
+from workers.pipeline import load_pipeline
 
 
 @pytest.fixture(scope="module")

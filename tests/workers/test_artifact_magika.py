@@ -10,9 +10,10 @@ import pytest
 
 from examples.magika.build import MODEL, build
 from tests import models
-from workers.artifact import Artifact, Pipeline, load_pipeline
+from workers.artifact import Artifact
 from workers.backends import load
 from workers.golden import probe_inputs, probe_mismatch
+from workers.pipeline import Pipeline, load_pipeline
 
 pytest.importorskip("onnxruntime", reason="needs the workers extra")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from broker.errors import ConfigError
 from broker.messages import Job, Signature
 from workers.blame import BATCH_AT, PAGE_BYTES, Blame
 
@@ -75,3 +76,11 @@ def test_the_page_outlives_a_kill_9(tmp_path: Path) -> None:
     os.kill(child.pid, signal.SIGKILL)
     child.communicate()
     assert Blame(tmp_path, 3).read() == ("life-9", {(2, b"5-0")})
+
+
+def test_a_page_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "slot-0.batch").mkdir()
+    with pytest.raises(
+        ConfigError, match=r"cannot write .*/slot-0\.batch: .*; free 256 KB there, or set pool\.var_dir"
+    ):
+        Blame(tmp_path, 0)

@@ -65,3 +65,19 @@ def test_two_processes_cannot_live_the_same_slot(tmp_path: Path, monkeypatch: py
 def test_a_garbled_note_counts_as_no_life_before(tmp_path: Path) -> None:
     (tmp_path / "slot-0.json").write_text("{half")
     assert not live(tmp_path, ends="drained").was_killed
+
+
+def test_a_note_that_cannot_be_written_ends_no_life_and_the_next_takes_it_for_killed(tmp_path: Path) -> None:
+    one = Incarnation(tmp_path, 0)
+    (tmp_path / "slot-0.new").mkdir()  # stands for a full disk: no new note can be written
+    one.settled()
+    one.end("drained", is_fault=False)
+    os.close(one._lock)
+    (tmp_path / "slot-0.new").rmdir()
+    assert live(tmp_path, ends="drained").was_killed
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "var").write_text("a file")
+    with pytest.raises(ConfigError, match=r"cannot write .*/var/slot-0\.lock: .*; set pool\.var_dir to a folder"):
+        Incarnation(tmp_path / "var", 0)

@@ -140,7 +140,7 @@ def test_a_server_that_takes_no_writes_is_away_and_is_not_asked_without_a_pause(
 def test_a_server_that_never_answers_is_lost_after_a_while_and_nothing_counts_twice(
     redis_url: str, client: Client, link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.leases.SILENT_S", 0.2)
+    monkeypatch.setattr("workers.contact.SILENT_S", 0.2)
     with RunningSlot(redis_url, lease_s=6.0, beat_s=1.0) as slot:
         client.wait(client.submit(1.0))
         with capture_logs() as logs:

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from broker.errors import ArtifactError
 from workers import devices
-from workers.artifact import Artifact, load_module
+from workers.artifact import Artifact
 from workers.backends import Arrays
 from workers.manifest import PytorchOptions
+from workers.pipeline import load_module
 
 TORCH_DTYPES = {getattr(torch, name): np.dtype(name) for name in (
     "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64",

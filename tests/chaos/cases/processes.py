@@ -66,7 +66,7 @@ def kills(count: int) -> Seen:
                     raise RuntimeError(f"{under_way[0].name} did not come back; logs in {stage.folder}")
                 time.sleep(0.01)
             hand_in(traffic.finish())
-    seen.note(innocents_given_up=seen.tally.dead)
+    seen.expect(seen.tally.dead == 0, f"{seen.tally.dead} jobs were given up, and none was to blame")
     for victim, seconds in alone.items():
         seen.note(**{f"{victim}s_killed_alone": len(seconds), f"{victim}_recovery_p99_s": _p99(seconds)})
     return seen
@@ -108,7 +108,7 @@ def fault_points(count: int) -> Seen:
             seen.faults += 1
             seen.recovered(time.monotonic() - began - load_s)
         hand_in(traffic.finish())
-    seen.note(innocents_given_up=seen.tally.dead)
+    seen.expect(seen.tally.dead == 0, f"{seen.tally.dead} jobs were given up, and none was to blame")
     return seen
 
 
