@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import hiredis
-from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
+from redis.exceptions import AuthenticationError, AuthorizationError, InvalidResponse, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from broker.address import make_async_pool, safe_url, sentinels_of
+from broker.address import lost, make_async_pool, not_redis, safe_url, sentinels_of
 from broker.connection import (
     LOST,
     READ_TIMEOUT_S,
     SCRIPTS,
+    START_IT,
     Arg,
     Command,
     refused,
@@ -62,9 +63,13 @@ class AsyncLink:
             # redis-py counts refusals among the lost, and its asyncio half wraps them too
             if any(isinstance(one, AuthenticationError | AuthorizationError) for one in (error, error.__cause__)):
                 raise refused(self.url, error) from None
-            raise
+            if any(isinstance(one, InvalidResponse) for one in (error, error.__cause__)):
+                raise not_redis(self.url) from None
+            raise lost(self.url, error) from error.__cause__
         except RedisError as error:
             await self.close()
+            if isinstance(error, InvalidResponse):
+                raise not_redis(self.url) from None
             raise refused(self.url, error) from None
 
     async def connect_within(self, seconds: float) -> None:
@@ -79,8 +84,7 @@ class AsyncLink:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise RedisUnavailable(
-                        f"no Redis at {safe_url(self.url)} within {seconds:.1f} s ({error}); "
-                        "start it, or set redis.url in pool.toml or PENSTOCK_REDIS_URL"
+                        f"no Redis at {safe_url(self.url)} within {seconds:.1f} s ({error}); {START_IT}"
                     ) from None
                 await asyncio.sleep(min(left, pause * random.uniform(0.5, 1.5)))
                 pause = min(pause * 2, 2.0)

@@ -20,7 +20,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from broker.errors import RedisUnavailable
+from broker.errors import WrongUrl
 
 CONNECT_TIMEOUT_S = 3.0
 SENTINEL_TIMEOUT_S = 1.0  # each is asked in turn until one answers
@@ -50,7 +50,7 @@ def is_sentinel(url: str) -> bool:
 
 
 def make_pool(url: str, *, read_timeout_s: float) -> Any:
-    """A redis-py pool that makes connections to the server of `url`. Raises RedisUnavailable when it is no Redis URL."""
+    """A redis-py pool that makes connections to the server of `url`. Raises WrongUrl when it is no Redis URL."""
     options: dict[str, Any] = {
         "protocol": 2, "socket_timeout": read_timeout_s, "socket_connect_timeout": CONNECT_TIMEOUT_S, "retry": None,
         "retry_on_error": [], "health_check_interval": 0,
@@ -116,6 +116,22 @@ def read_sentinel_url(url: str) -> Guarded:
     )
 
 
+def lost(url: str, error: Exception) -> Exception:
+    """A lost connection's error; what redis-py says of Sentinel, its objects among the words, becomes ours."""
+    if not isinstance(error, redis.sentinel.MasterNotFoundError | redis.asyncio.sentinel.MasterNotFoundError):
+        return error
+    guarded = read_sentinel_url(url)
+    if str(error).count(" - ") < len(guarded.sentinels):  # one for each that did not answer
+        return redis.ConnectionError(f"no Sentinel there knows a master named {guarded.service!r} that is up")
+    asked = ", ".join(f"{host}:{port}" for host, port in guarded.sentinels)
+    return redis.ConnectionError(f"no Sentinel answers at {asked}")
+
+
+def not_redis(url: str) -> WrongUrl:
+    """The error of a server that speaks something else."""
+    return WrongUrl(f"what answers at {safe_url(url)} is no Redis; correct redis.url, its port above all")
+
+
 def _host(text: str) -> tuple[str, int]:
     one = _split(f"//{text}")
     if not one.hostname:
@@ -153,11 +169,11 @@ def _tried(pool: Any) -> Any:
     return pool
 
 
-def _no_url(url: str, error: Exception) -> RedisUnavailable:
+def _no_url(url: str, error: Exception) -> WrongUrl:
     why = str(error).replace("Redis URL must specify one of the following schemes", "it begins with none of")
     if isinstance(error, TypeError):
         why = f"nobody knows its option {why.rpartition(' ')[2]}"
-    return RedisUnavailable(
+    return WrongUrl(
         f"{safe_url(url)!r} is not a Redis URL ({why}); write redis://host:6379, unix:///path/redis.sock or "
         "redis+sentinel://host1:26379,host2:26379/SERVICE"
     )

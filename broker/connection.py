@@ -15,14 +15,14 @@ from importlib import resources
 from typing import Any, TypeAlias
 
 import hiredis
-from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
+from redis.exceptions import AuthenticationError, AuthorizationError, InvalidResponse, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError as NoPermissionError
 from redis.exceptions import NoScriptError as NoScriptError
 from redis.exceptions import ResponseError as ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from broker.address import make_pool, sentinels_of
+from broker.address import lost, make_pool, not_redis, sentinels_of
 from broker.address import safe_url as safe_url
 from broker.errors import RedisRefused, RedisUnavailable
 from broker.replies import is_missing_group as is_missing_group
@@ -34,8 +34,10 @@ Command: TypeAlias = Sequence[Arg]
 
 # What a lost connection looks like; everything else from Redis is an answer.
 LOST = (RedisConnectionError, RedisTimeout, OSError)
+SILENT = (RedisTimeout, TimeoutError)  # of these, a server that is there and does not answer
 
 READ_TIMEOUT_S = 5.0
+START_IT = "start it, or set redis.url in pool.toml or PENSTOCK_REDIS_URL"  # the mend of a server that is away
 _WITH_FINISH = ("settle", "fail", "claim", "cancel")
 
 
@@ -107,9 +109,11 @@ class Link:
                 self.reload()
         except RedisError as error:
             self.close()
+            if isinstance(error, InvalidResponse) or "Protocol error" in str(error):
+                raise not_redis(self.url) from None
             is_refusal = isinstance(error, AuthenticationError | AuthorizationError | ResponseError)
             if isinstance(error, LOST) and not is_refusal:
-                raise
+                raise lost(self.url, error) from None
             raise refused(self.url, error) from None
         except OSError:
             self.close()
@@ -128,7 +132,7 @@ class Link:
                 if left <= 0:
                     raise RedisUnavailable(
                         f"no Redis at {safe_url(self.url)} within {round(seconds, 1 if seconds > 1 else 2):g} s ({error}); "
-                        "start it, or set redis.url in pool.toml or PENSTOCK_REDIS_URL"
+                        f"{START_IT}"
                     ) from None
                 wait(min(left, pause * random.uniform(0.5, 1.5)))
                 pause = min(pause * 2, 2.0)

@@ -133,6 +133,10 @@ class RedisRefused(RedisUnavailable):
     retryable = False
 
 
+class WrongUrl(RedisRefused):
+    """Raised when a Redis URL is none, or leads to something that is no Redis."""
+
+
 class DecodeError(PenstockError):
     """Raised when bytes from the wire are not a message we can read; nothing was allocated for them."""
 

@@ -199,16 +199,17 @@ class Queue:
                 names.update(consumer[1].decode() for consumer in reply)
         return names - {keys.RETURNED}
 
-    def sweep(self, *, lease_ms: int, most: int = 500, is_recounting: bool = True) -> Command:
+    def sweep(self, *, lease_ms: int, now_ms: float = 0, most: int = 500, is_recounting: bool = True) -> Command:
         """Returns leases nobody renews; the reply is [returned, consumers deleted, bytes the counter was off by].
 
+        `now_ms` is Redis' time as the caller knows it; a sweep that Redis runs much later does nothing (0: it is not known).
         `is_recounting` also reads a short queue whole, to put the byte counter right.
         """
         model = self.model
         return evalsha(
             "sweep",
             [*self.lanes, keys.counters(model), keys.delayed(model), keys.delayed_bodies(model)],
-            [lease_ms, most, RECOUNT_BELOW if is_recounting else -1],
+            [lease_ms, most, RECOUNT_BELOW if is_recounting else -1, round(now_ms)],
         )
 
     def move(self, most: int = 200) -> Command:

@@ -141,11 +141,15 @@ def states(link: Link, names: Sequence[str]) -> dict[str, dict[str, str]]:
     return {name: _strings(reply) for name, reply in zip(names, replies, strict=True)}
 
 
+def now_ms(link: Link) -> int:
+    """Redis' time."""
+    seconds, micros = link.call("TIME")
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
 def ready(link: Link, model: str) -> list[str]:
     """Names of the slots of the model that are ready now."""
-    seconds, micros = link.call("TIME")
-    now_ms = int(seconds) * 1000 + int(micros) // 1000
-    return [name.decode() for name in link.call("ZRANGEBYSCORE", keys.ready(model), f"({now_ms}", "+inf")]
+    return [name.decode() for name in link.call("ZRANGEBYSCORE", keys.ready(model), f"({now_ms(link)}", "+inf")]
 
 
 def ready_of(link: Link, models: Sequence[str], now_ms: int) -> dict[str, frozenset[str]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from broker.errors import ConfigError
+from broker.settings_values import check, require_table
 from broker.spec import Limits
 
 if TYPE_CHECKING:
@@ -170,13 +171,7 @@ def load(path: str | None = None, *, environ: Mapping[str, str] = os.environ) ->
             raise ConfigError(f"{chosen} is not TOML: {error}") from None
         # configs/pool.toml speaks of paths beside configs/, not in it
         root = file.parent.parent if file.parent.name == "configs" else file.parent
-    _check_keys(raw, Settings, chosen)
-    for name, model in raw.get("models", {}).items():
-        _check_keys(model, ModelSettings, f"{chosen} [models.{name}]")
-        for key in model.get("retire", {}):
-            if key not in RetireSettings.__struct_fields__:
-                where = f"{chosen} [models.{name}.retire]"
-                raise ConfigError(f"{where}: {unknown('key', key, RetireSettings.__struct_fields__)}")
+    _check_tables(raw, chosen)
     if environ.get(ENV_REDIS_URL):
         raw.setdefault("redis", {})["url"] = environ[ENV_REDIS_URL]
     if environ.get(ENV_VAR_DIR):
@@ -184,10 +179,7 @@ def load(path: str | None = None, *, environ: Mapping[str, str] = os.environ) ->
     if environ.get(ENV_HOST):
         raw.setdefault("pool", {})["host"] = environ[ENV_HOST]
     raw |= {"path": str(Path(chosen).absolute()) if chosen else "", "root": str(root)}
-    try:
-        settings = msgspec.convert(raw, Settings)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{chosen or 'settings'}: {error}") from None
+    settings = msgspec.convert(raw, Settings)
     _check_values(settings, chosen)
     return settings
 
@@ -200,26 +192,38 @@ def unknown(what: str, name: str, known: Any) -> str:
     return f'unknown {what} "{name}"; {hint}'
 
 
-def _check_keys(raw: dict[str, Any], struct: type[msgspec.Struct], where: str) -> None:
-    fields = {field.name: field.type for field in msgspec.structs.fields(struct) if field.name not in ("path", "root")}
-    for key, value in raw.items():
-        if key not in fields:
-            raise ConfigError(f"{where}: {unknown('key', key, fields)}")
-        kind = fields[key]
-        if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-            _check_keys(value, kind, f"{where} [{key}]")
+def _check_tables(raw: dict[str, Any], where: str) -> None:
+    tables = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+    del tables["path"], tables["root"]
+    for name, table in raw.items():
+        if name not in tables:
+            raise ConfigError(f"{where}: {unknown('key', name, tables)}")
+        require_table(where, name, table, example="models.NAME" if name == "models" else "")
+        if name != "models":
+            _check_table(name, f"{where} [{name}]", table, tables[name])
+    for name, model in raw.get("models", {}).items():
+        require_table(f"{where} [models]", name, model, example=f"models.{name}")
+        _check_table("models", f"{where} [models.{name}]", model, ModelSettings)
+        if "artifact" not in model:
+            raise ConfigError(f"{where} [models.{name}]: artifact is missing; set it to the model's folder")
+
+
+def _check_table(name: str, where: str, table: dict[str, Any], struct: type[msgspec.Struct]) -> None:
+    kinds = {field.name: field.type for field in msgspec.structs.fields(struct)}
+    for key, value in table.items():
+        if key not in kinds:
+            raise ConfigError(f"{where}: {unknown('key', key, kinds)}")
+        if struct is ModelSettings and key == "retire":
+            require_table(where, key, value, example=f"{where.rpartition('[')[2].rstrip(']')}.retire")
+            _check_table("retire", f"{where.rstrip(']')}.retire]", value, RetireSettings)
+        else:
+            check(name, where, key, value, kinds[key])
 
 
 def _check_values(settings: Settings, where: str) -> None:
-    for name, model in settings.models.items():
+    for name in settings.models:
         if not name.replace("-", "").replace("_", "").isalnum() or name == "pool":
             raise ConfigError(f'{where}: model name "{name}" may hold letters, digits, - and _ only, and not be "pool"')
-        if model.slots < 0:
-            raise ConfigError(f"{where} [models.{name}]: slots = {model.slots} is negative")
-        for key, value in model.retire.items():
-            if isinstance(value, bool) != (key == "overlap"):
-                wish = "true or false" if key == "overlap" else "a number"
-                raise ConfigError(f"{where} [models.{name}.retire]: {key} = {value} must be {wish}")
     total = sum(model.slots for model in settings.models.values())
     if total > settings.pool.most_slots:
         raise ConfigError(

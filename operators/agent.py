@@ -13,10 +13,10 @@ import sys
 
 import structlog
 
-from broker import keys
 from broker.connection import Link
 from broker.errors import PenstockError
 from broker.settings import Settings, load
+from operators import reconcile
 from operators.deaths import Deaths
 from operators.journal import Journal
 from operators.listener import Garbled, listen
@@ -65,7 +65,7 @@ def build(settings: Settings, deaths: Deaths, *, silent_limit_s: float | None = 
     """The parts of one agent, not started. `silent_limit_s` is for tests that cannot wait."""
     slot = settings.slot
     if silent_limit_s is None:
-        silent_limit_s = max(2 * slot.lease_s, keys.SLOT_TTL_MS / 1000)
+        silent_limit_s = reconcile.silent_limit_s(slot)
     record = Record(settings.host, Journal(settings.var / "log" / "supervisord.log"))
     rounds = Rounds(
         settings,

@@ -97,12 +97,13 @@ def up(config: str | None, wait: bool, timeout_s: float) -> None:
 
     A pool that is up keeps running; what is missing is started.
     """
-    from operators import pool, readiness, status
+    from operators import pool, readiness, status, wishes
 
     settings = load(config)
     changed = pool.up(settings, say=say)
     if wait:
-        readiness.wait_until_ready(settings, pool.assigned(settings), timeout_s=timeout_s, say=say)
+        numbers, since_ms = wishes.assigned(settings), changed.since_ms
+        readiness.wait_until_ready(settings, numbers, timeout_s=timeout_s, say=say, since_ms=since_ms)
     if changed.started:
         say(f"started {_slots(changed.started)}")
     _print_status(status.snapshot(settings))
@@ -120,7 +121,8 @@ def down(config: str | None) -> None:
     if not changed.was_up:
         click.echo("the pool is not up; nothing to do")
         return
-    kept = f"; {changed.queued_jobs} jobs wait in Redis for the next `penstock up`" if changed.queued_jobs else ""
+    waits = "job waits" if changed.queued_jobs == 1 else "jobs wait"
+    kept = f"; {changed.queued_jobs} {waits} in Redis for the next `penstock up`" if changed.queued_jobs else ""
     click.echo(f"the pool is down; drained {_slots(changed.stopped)}{kept}")
 
 
@@ -128,7 +130,10 @@ def down(config: str | None) -> None:
 @as_json
 @click.pass_obj
 def status(config: str | None, is_json: bool) -> None:
-    """Show what is wrong (worst first, each with its mend), the models and the slots."""
+    """Show what is wrong (worst first, each with its mend), the models and the slots.
+
+    Exit code 0 whatever it finds; `doctor` exits with 1 on a failure.
+    """
     from operators import status
 
     found = status.snapshot(load(config))
@@ -151,7 +156,8 @@ def scale(config: str | None, model: str, slots: int, wait: bool, timeout_s: flo
     settings = load(config)
     changed = pool.scale(settings, model, slots)
     if wait and changed.started:
-        readiness.wait_until_ready(settings, changed.started, timeout_s=timeout_s, say=say)
+        numbers, since_ms = changed.started, changed.since_ms
+        readiness.wait_until_ready(settings, numbers, timeout_s=timeout_s, say=say, since_ms=since_ms)
     done = (("started", changed.started), ("drained", changed.stopped))
     did = [f"{verb} {_slots(numbers)}" for verb, numbers in done if numbers]
     click.echo(f"{model}: {slots} wanted, {', '.join(did) or 'nothing to change'}")
@@ -176,7 +182,7 @@ def doctor(config: str | None, is_json: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script: what goes wrong is one line on stderr and an exit code, never a traceback."""
-    from broker.connection import LOST, NoPermissionError  # redis-py; every command but --help needs it
+    from broker.connection import LOST, NoPermissionError, ResponseError  # redis-py; every command but --help needs it
 
     try:
         code = cli.main(arguments or sys.argv[1:] or ["--help"], prog_name="penstock", standalone_mode=False)
@@ -194,6 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _fail(
             f"Redis refused us: {error}; give the user of redis.url the rights of `operator` (docs/security.md)"
         )
+    except ResponseError as error:
+        code = _fail(f"Redis refused what this command asks: {error}; see `penstock doctor`")
     except LOST as error:
         code = _fail(f"Redis went away: {error}; see `penstock doctor`, then try again")
     sys.exit(code if isinstance(code, int) else 0)

@@ -12,9 +12,13 @@ import select
 import threading
 from collections.abc import Callable, Iterable
 
+import structlog
+
 from broker.errors import SupervisorError
 
 LOOK_S = 1.0
+
+log = structlog.get_logger()
 
 
 class Deaths(threading.Thread):
@@ -27,6 +31,7 @@ class Deaths(threading.Thread):
         self._files: dict[int, int] = {}  # pid -> descriptor that becomes readable when it ends
         self._poller = select.epoll()  # unlike poll, it heeds what is added while another thread waits in it
         self._is_over = False
+        self._is_warned = False
 
     def watch(self, pids: Iterable[int]) -> None:
         """These are alive now; any others are forgotten."""
@@ -47,8 +52,7 @@ class Deaths(threading.Thread):
                 for pid in dead:
                     self._forget(pid)
             if dead:
-                with contextlib.suppress(SupervisorError):
-                    self._wake()
+                self._hasten()
 
     def stop(self) -> None:
         """Ends the thread and waits for it."""
@@ -57,6 +61,16 @@ class Deaths(threading.Thread):
             self.join(2 * LOOK_S)
         self.watch(())
         self._poller.close()
+
+    def _hasten(self) -> None:
+        try:
+            self._wake()
+        except SupervisorError:
+            pass  # away: the agent's rounds say so
+        except Exception:  # the thread's edge: without it every restart would be late from now on
+            if not self._is_warned:
+                log.exception("supervisord not woken", next="restarts come up to a second late; this is said once")
+            self._is_warned = True
 
     def _forget(self, pid: int) -> None:
         fd = self._files.pop(pid)

@@ -20,6 +20,7 @@ from broker.settings import Settings
 from operators import durability
 from operators.finding import Finding as Finding
 from operators.reach import client_command, reach, read_append, read_info
+from operators.supervision import agent, supervision
 from operators.supervisor import Supervisor
 
 OLDEST_REDIS = (6, 2)
@@ -109,28 +110,6 @@ def _memory(settings: Settings, limit_bytes: int, client: str) -> Iterator[Findi
         )
     else:
         yield Finding("ok", f"maxmemory is {limit_bytes // MB} MB")
-
-
-def supervision(settings: Settings) -> Iterator[Finding]:
-    """supervisord answers, is ours, and has room for most_slots and the spare."""
-    supervisor = Supervisor(settings)
-    if not supervisor.is_running():
-        yield Finding("warn", "the pool is not up on this host", "penstock up")
-        return
-    supervisor.require_ours()
-    places, needed = len(supervisor.slots()), settings.pool.most_slots + 1
-    if places != needed:
-        yield Finding(
-            "warn", f"supervisord has {places} places for slots, pool.most_slots = {settings.pool.most_slots} needs {needed}",
-            "penstock down; penstock up",
-        )  # fmt: skip
-    else:
-        yield Finding("ok", f"supervisord runs (pid {supervisor.pid()}) with {places} places for slots")
-    for number, program in supervisor.slots().items():
-        if program.state == "FATAL":
-            yield Finding(
-                "fail", f"slot {number} does not start: {program.trouble or program.state}", f"see {program.log}"
-            )
 
 
 def devices(settings: Settings) -> Iterator[Finding]:
@@ -252,4 +231,4 @@ def _kernel(path: str) -> str:
         return ""
 
 
-CHECKS: tuple[Check, ...] = (redis_server, supervision, devices, artifacts, retirement, machine)
+CHECKS: tuple[Check, ...] = (redis_server, supervision, agent, devices, artifacts, retirement, machine)

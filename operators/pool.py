@@ -5,25 +5,27 @@ Never touches a payload, and never a slot it was not asked about. Commands that 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from broker import embedded, overlap, roster
 from broker.connection import LOST, Link
-from broker.errors import ConfigError, PenstockError, RedisUnavailable, SupervisorError
-from broker.roster import Assignment
+from broker.errors import ConfigError, RedisUnavailable, SupervisorError
 from broker.settings import Settings, unknown
+from operators.daemon import remove_runtime, start_daemon
+from operators.patience import telling
 from operators.plan import assignment, check_artifact, plan
 from operators.pool_lock import changing
-from operators.reach import reach, read_info
-from operators.readiness import count_of, last_line
-from operators.supervisor import RUNNING, Supervisor, remove_runtime, start_daemon
+from operators.reach import HANGS, reach, read_info
+from operators.readiness import last_line
+from operators.supervisor import REDIS_ENDS_WITHIN_S, RUNNING, Supervisor, SupervisorRefused, stop_wait_s
+from operators.table import count_of
+from operators.wishes import passing, per_model, publish, withdraw
 
 LOADING_WAIT_S = 600.0  # a large append-only file takes its time
 ORPHANS_WAIT_S = 10.0
@@ -39,6 +41,7 @@ class Changed(msgspec.Struct, frozen=True):
     started: tuple[int, ...] = ()
     stopped: tuple[int, ...] = ()
     queued_jobs: int = 0  # left in Redis, for `down`
+    since_ms: int = 0  # Redis time before anything was started: what slots said earlier is of another life
 
 
 def up(settings: Settings, *, say: Say) -> Changed:
@@ -64,22 +67,25 @@ def up(settings: Settings, *, say: Say) -> Changed:
         else:
             supervisor = start_daemon(settings)
         try:
+            with contextlib.suppress(SupervisorRefused):  # a pool that an older supervisord.conf started has no agent
+                supervisor.start_agent()
             link = _reach_started(settings, supervisor, say)
+            since_ms = roster.now_ms(link)
             kept = roster.assignments(link, settings.host) if was_up else {}
-            wished = kept or _publish(settings, link)
-            spares = _spares(settings, link)
-            if _per_model({n: given for n, given in wished.items() if n not in spares}) != _per_model(plan(settings)):
+            wished = kept or publish(settings, link)
+            spares = passing(overlap.requests(link, settings.host))
+            if per_model({n: given for n, given in wished.items() if n not in spares}) != per_model(plan(settings)):
                 say("slots stay as `penstock scale` left them; pool.toml applies after `penstock down`")
             link.close()
             missing = [number for number, program in supervisor.slots().items() if program.state not in RUNNING]
             started = tuple(number for number in missing if number in wished)
             supervisor.start_slots(started)
-        except PenstockError:
+        except BaseException:  # Ctrl-C and what Redis refuses too: half a pool is nobody's wish
             if not was_up:
                 supervisor.shutdown()
                 remove_runtime(settings)
             raise
-    return Changed(was_up=was_up, started=started)
+    return Changed(was_up=was_up, started=started, since_ms=since_ms)
 
 
 def down(settings: Settings, *, say: Say) -> Changed:
@@ -97,9 +103,13 @@ def down(settings: Settings, *, say: Say) -> Changed:
         running = tuple(n for n, program in supervisor.slots().items() if program.state not in ("STOPPED", "FATAL"))
         if running:
             say(f"draining {count_of(len(running), 'slot')} (at most {settings.slot.drain_s:g} s)")
-        supervisor.stop_slots(running)
-        queued = _withdraw(settings)
-        supervisor.shutdown()
+        slots, most_s = count_of(len(running), "slot"), stop_wait_s(settings)
+        with telling(say, f"{slots} to drain", most_s=most_s, then="supervisord kills what is left then"):
+            supervisor.stop_slots(running)
+        queued = withdraw(settings)
+        what = "Redis to write its file out and end" if settings.is_embedded else "supervisord to end"
+        with telling(say, what, most_s=REDIS_ENDS_WITHIN_S, then="supervisord kills it then"):
+            supervisor.shutdown()
         remove_runtime(settings)
     return Changed(was_up=True, stopped=running, queued_jobs=queued)
 
@@ -116,7 +126,8 @@ def scale(settings: Settings, model: str, count: int) -> Changed:
     supervisor.require()
     with changing(settings):
         link = reach(settings)
-        spares = _spares(settings, link)  # each stands for a slot that is counted
+        since_ms = roster.now_ms(link)
+        spares = passing(overlap.requests(link, settings.host))  # each stands for a slot that is counted
         held = {n: given for n, given in roster.assignments(link, settings.host).items() if n not in spares}
         own = [number for number, given in held.items() if given.model == model]
         others = len(held) - len(own)
@@ -138,16 +149,9 @@ def scale(settings: Settings, model: str, count: int) -> Changed:
         supervisor.stop_slots(surplus)
         for number in surplus:  # after its end: a slot that restarts in between must still know what it serves
             roster.assign(link, settings.host, number, None)
+            roster.forget_slot(link, roster.slot_name(settings.host, number), model)
         link.close()
-    return Changed(was_up=True, started=tuple(new), stopped=tuple(surplus))
-
-
-def assigned(settings: Settings) -> tuple[int, ...]:
-    """Numbers of the slots that shall run on this host."""
-    link = reach(settings)
-    numbers = tuple(roster.assignments(link, settings.host))
-    link.close()
-    return numbers
+    return Changed(was_up=True, started=tuple(new), stopped=tuple(surplus), since_ms=since_ms)
 
 
 def _reach_started(settings: Settings, supervisor: Supervisor, say: Say) -> Link:
@@ -173,6 +177,8 @@ def _reach_started(settings: Settings, supervisor: Supervisor, say: Say) -> Link
             say("Redis is reading its append-only file")
             is_said = True
         if program.state == "FATAL" or time.monotonic() > (loading_until if is_loading else deadline):
+            if HANGS in why:
+                raise RedisUnavailable(why)
             log = settings.var / "log" / "redis.log"
             raise RedisUnavailable(f"the embedded Redis does not start: {last_line(log) or why}; see {log}")
         time.sleep(POLL_S / 2)
@@ -202,47 +208,3 @@ def _is_held(path: Path) -> bool:
     if lock is not None:
         os.close(lock)
     return lock is None
-
-
-def _publish(settings: Settings, link: Link) -> dict[int, Assignment]:
-    """Writes assignments and wanted as pool.toml has them, and takes back what an earlier pool of this host left."""
-    host, planned = settings.host, plan(settings)
-    overlap.clear(link, host)
-    for number in roster.assignments(link, host).keys() - planned.keys():
-        roster.assign(link, host, number, None)
-    for number, given in planned.items():
-        roster.assign(link, host, number, given)
-    for model in {*roster.models(link), *settings.models}:
-        count = settings.models[model].slots if model in settings.models else 0
-        if count or roster.wanted(link, model).get(host):
-            roster.want(link, host, model, count)
-    return planned
-
-
-def _withdraw(settings: Settings) -> int:
-    """This host wants no slots any more; the number of jobs left in the queues. Redis may be away: then 0."""
-    try:
-        link = reach(settings)
-        host, queued = settings.host, 0
-        overlap.clear(link, host)
-        for number in roster.assignments(link, host):
-            roster.assign(link, host, number, None)
-        for model in {*roster.models(link), *settings.models}:
-            if roster.wanted(link, model).get(host):
-                roster.want(link, host, model, 0)
-            replies: list[Any] = link.call_all(roster.depth_commands(model))
-            queued += sum(count for count in replies[:4] if isinstance(count, int))
-        link.close()
-    except (*LOST, RedisUnavailable):
-        return 0
-    return queued
-
-
-def _spares(settings: Settings, link: Link) -> frozenset[int]:
-    """Slots that are there to take over from others and have not done so yet."""
-    requests = overlap.requests(link, settings.host).values()
-    return frozenset(one.spare for one in requests if one.phase in ("loading", "refused") and one.spare >= 0)
-
-
-def _per_model(assignments: dict[int, Assignment]) -> Counter[str]:
-    return Counter(given.model for given in assignments.values())

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from broker import embedded
 from broker.errors import SupervisorError
 from broker.settings import Settings
-from operators.supervisor import prepare_folders
+from operators.daemon import prepare_folders
 
 LOCK_WAIT_S = 5.0
 POLL_S = 0.1

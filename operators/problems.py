@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from broker.settings import Settings
 from operators.reach import client_command
+from operators.reconcile import silent_limit_s
 from operators.snapshot import ModelStatus, Problem, RedisStatus, SlotStatus
+from operators.supervisor import RUNNING
+from operators.table import count_of
 
 NEARLY_FULL = 0.8
-STARTING_STATES = frozenset({"", "starting", "loading"})
+ON_THE_WAY = frozenset({"", "starting", "loading", "retiring", "exiting", "failing", "backing off"})
+SILENT_S = 5.0  # a slot beats each second, unless slot.beat_s says otherwise
 
 
 def find_problems(
-    server: RedisStatus, models: tuple[ModelStatus, ...], slots: tuple[SlotStatus, ...], settings: Settings
-) -> list[Problem]:
-    """What an operator should know, worst first; pure."""
+    server: RedisStatus, models: tuple[ModelStatus, ...], slots: tuple[SlotStatus, ...], settings: Settings, *,
+    has_agent: bool = True, assigned: Mapping[str, int] | None = None,
+) -> list[Problem]:  # fmt: skip
+    """What an operator should know, worst first; pure. `assigned`: slots per model on this host, None where it is down."""
     worst: list[tuple[int, Problem]] = []
 
     def add(rank: int, text: str, mend: str) -> None:
@@ -30,10 +37,11 @@ def find_problems(
         mend = mend if settings.is_embedded else "raise maxmemory"
         add(2, f"Redis is {share:.0%} full; at 100 % it refuses submits", mend)
     for model in models:
-        coming = [slot for slot in slots if slot.model == model.name and slot.state in STARTING_STATES]
+        coming = [slot for slot in slots if slot.model == model.name and _is_coming(slot)]
         if model.jobs and not model.ready and not coming:
             wish = f"penstock scale {model.name} {max(1, model.wanted)}" if not model.wanted else "penstock up"
-            add(1, f"{model.name}: {model.jobs} jobs wait and no slot is ready", wish)
+            waits = "job waits" if model.jobs == 1 else "jobs wait"
+            add(1, f"{model.name}: {model.jobs} {waits} and no slot is ready", wish)
         elif model.ready < model.wanted:
             on_the_way = f", {len(coming)} on the way" if coming else ""
             add(
@@ -52,24 +60,47 @@ def find_problems(
                 f"penstock scale {model.name} {more}",
             )
         if model.dead:
-            add(4, f"{model.name}: {model.dead} jobs were given up", f"penstock dead ls {model.name}")
+            were = "job was" if model.dead == 1 else "jobs were"
+            add(4, f"{model.name}: {model.dead} {were} given up", f"penstock dead ls {model.name}")
+    for name, chosen in settings.models.items():
+        if assigned is not None and chosen.slots and not assigned.get(name):
+            wish = f"penstock scale {name} {chosen.slots}"
+            add(3, f"{name}: pool.toml wants {count_of(chosen.slots, 'slot')}, 0 are assigned", wish)
     for slot in slots:
         if slot.state in ("failing", "backing off"):
             reason = slot.reason or "no reason given"
             if slot.last_exit_detail and slot.last_exit_detail not in reason:  # what a back-off is for
                 reason = f"{slot.reason or slot.last_exit}: {slot.last_exit_detail}"
+            if slot.state == "backing off":
+                reason += "; it tries again by itself"
             add(
                 1,
                 f"slot {slot.number} ({slot.model}) {slot.state}: {reason}",
                 f"penstock doctor; see {_log(settings, slot)}",
             )
+        elif slot.silent_s is not None and slot.silent_s >= max(SILENT_S, 3 * settings.slot.beat_s) and _runs(slot):
+            text = f"slot {slot.number} ({slot.model}, pid {slot.pid}) is silent for {slot.silent_s:.0f} s"
+            if has_agent:
+                add(3, f"{text}; the agent kills it at {silent_limit_s(settings.slot):g} s", "")
+            else:
+                add(3, text, f"kill -9 {slot.pid}; supervisord starts it again")
         elif slot.state == "silent":
+            said = f" (supervisord: {slot.program})" if slot.program else ""
             add(
                 3,
-                f"slot {slot.number} ({slot.model}) is assigned and says nothing",
-                f"penstock up; see {_log(settings, slot)}",
+                f"slot {slot.number} ({slot.model}) is assigned and says nothing{said}",
+                f"see {_log(settings, slot)}" if _runs(slot) else f"penstock up; see {_log(settings, slot)}",
             )
     return [problem for _, problem in sorted(worst, key=lambda item: item[0])]
+
+
+def _is_coming(slot: SlotStatus) -> bool:
+    """It will be ready without anybody's doing; one that runs and hangs is killed by the agent and comes back."""
+    return not slot.is_ready and (slot.state in ON_THE_WAY or _runs(slot))
+
+
+def _runs(slot: SlotStatus) -> bool:
+    return slot.program in RUNNING
 
 
 def _log(settings: Settings, slot: SlotStatus) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from broker.acl import Role
 from broker.address import is_sentinel, read_sentinel_url
-from broker.connection import LOST, Link, ResponseError, safe_url
-from broker.errors import RedisUnavailable
+from broker.connection import LOST, SILENT, Link, ResponseError, safe_url
+from broker.errors import RedisUnavailable, SupervisorError, WrongUrl
 from broker.settings import Settings
+from operators.supervisor import Supervisor
+
+HANGS = "runs and does not answer"
 
 
 def reach(settings: Settings, *, within_s: float = 2.0, is_reading: bool = False) -> Link:
@@ -15,19 +18,38 @@ def reach(settings: Settings, *, within_s: float = 2.0, is_reading: bool = False
     `is_reading` connects to the embedded server as the monitor, who may change nothing and run no script.
     """
     role: Role = "monitor" if is_reading else "operator"
-    link = Link(settings.redis_url_as(role), has_scripts=not is_reading)
+    try:
+        link = Link(settings.redis_url_as(role), has_scripts=not is_reading)
+    except WrongUrl as error:
+        raise WrongUrl(str(error).replace("; write ", "; correct redis.url: write ")) from None
     try:
         if settings.is_embedded:
             link.connect()  # there is no network to wait for
         else:
             link.connect_within(within_s)
     except LOST as error:
-        is_loading = "LOADING" in str(error)
-        mend = "wait until it has read its append-only file" if is_loading else "start the pool with `penstock up`"
-        raise RedisUnavailable(
-            f"the embedded Redis does not answer on {safe_url(settings.redis_url)} ({error}); {mend}"
-        ) from None
+        raise RedisUnavailable(_embedded_away(settings, error)) from None
     return link
+
+
+def _embedded_away(settings: Settings, error: Exception) -> str:
+    pid = _embedded_pid(settings)
+    if pid and isinstance(error, SILENT):
+        return f"the embedded Redis (pid {pid}) {HANGS} ({error}); kill -9 {pid}, supervisord starts it again"
+    mend = "start the pool with `penstock up`"
+    if "LOADING" in str(error):
+        mend = "wait until it has read its append-only file"
+    elif pid:
+        mend = f"it may be starting: try again, or see {settings.var / 'log' / 'redis.log'}"
+    return f"the embedded Redis does not answer on {safe_url(settings.redis_url)} ({error}); {mend}"
+
+
+def _embedded_pid(settings: Settings) -> int:
+    """The embedded server's process, 0 when supervisord runs none."""
+    try:
+        return Supervisor(settings, timeout_s=2.0).redis().pid
+    except SupervisorError:
+        return 0
 
 
 def client_command(settings: Settings) -> str:

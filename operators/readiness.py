@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -15,6 +16,7 @@ from broker.errors import RedisUnavailable, SupervisorError
 from broker.settings import Settings
 from operators.reach import reach
 from operators.supervisor import Supervisor
+from operators.table import count_of
 
 POLL_S = 0.1
 SAY_EVERY_S = 10.0
@@ -24,13 +26,18 @@ FAILING_EXITS = frozenset({"load_failed", "misconfigured"})
 Say = Callable[[str], None]
 
 
-def wait_until_ready(settings: Settings, numbers: Iterable[int], *, timeout_s: float, say: Say) -> None:
+def wait_until_ready(
+    settings: Settings, numbers: Iterable[int], *, timeout_s: float, say: Say, since_ms: int | None = None
+) -> None:
     """Returns when the slots are ready. Raises SupervisorError with each one's reason at `timeout_s`, and at once when
-    all that are left have said that they cannot load."""
+    all that are left have said since `since_ms` (Redis' time; now, unless given) that they cannot load.
+
+    A back-off is waited for: what it is for may be mended, or was only the death of the supervisord before.
+    """
     supervisor = Supervisor(settings)
     deadline = time.monotonic() + timeout_s
     link = reach(settings, is_reading=True)
-    since_ms = _now_ms(link)
+    since_ms = roster.now_ms(link) if since_ms is None else since_ms
     say_at = time.monotonic() + SAY_EVERY_S
     troubles = dict.fromkeys(numbers, _Trouble("not asked yet", is_final=False))
     served = _served(link, settings)
@@ -58,19 +65,24 @@ def wait_until_ready(settings: Settings, numbers: Iterable[int], *, timeout_s: f
 
 
 def last_line(path: str | Path) -> str:
-    """The last line of a log, or nothing."""
+    """The last line of a log in words, or nothing."""
     try:
         with open(path, "rb") as log:
             log.seek(max(0, os.path.getsize(path) - 4096))
             lines = log.read().decode(errors="replace").strip().splitlines()
     except OSError:
         return ""
-    return lines[-1].strip() if lines else ""
+    return _words(lines[-1].strip()) if lines else ""
 
 
-def count_of(number: int, noun: str) -> str:
-    """1 slot, 2 slots."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _words(line: str) -> str:
+    """A slot's log is JSON: the event, and why."""
+    try:
+        found = msgspec.json.decode(line, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return line
+    parts = (found.get("event"), found.get("reason") or found.get("error") or found.get("detail"))
+    return ": ".join(" ".join(str(part).split()) for part in parts if part) or line
 
 
 class _Trouble(msgspec.Struct, frozen=True):
@@ -121,11 +133,13 @@ def _not_ready(link: Link, supervisor: Supervisor, numbers: Iterable[int], since
         if is_current and name in ready:
             continue
         left = exits.get(name)
+        cannot_load = left is not None and left.reason in FAILING_EXITS
         if is_current and state.get("state") in FAILING_STATES:
             text = state.get("reason") or state["state"]
             why = left.detail if left is not None and left.detail not in text else ""
-            troubles[number] = _Trouble(f"{text}: {why}" if why else text, is_final=True)
-        elif left is not None and left.reason in FAILING_EXITS:
+            text = f"{text}: {why}" if why else text
+            troubles[number] = _Trouble(text if cannot_load else f"{text}; it tries again by itself", cannot_load)
+        elif left is not None and cannot_load:
             troubles[number] = _Trouble(f"{left.reason}: {left.detail}", is_final=True)
         elif is_current:
             troubles[number] = _Trouble(state.get("state", "starting"), is_final=False)
@@ -133,8 +147,3 @@ def _not_ready(link: Link, supervisor: Supervisor, numbers: Iterable[int], since
             words = program.trouble or last_line(program.log)
             troubles[number] = _Trouble(f"no sign of life ({words or program.state})", is_final=False)
     return troubles
-
-
-def _now_ms(link: Link) -> int:
-    seconds, micros = link.call("TIME")
-    return int(seconds) * 1000 + int(micros) // 1000

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from broker import keys
+from broker.settings import SlotSettings
 from operators.places import Action, Place, Seen
 
 RESTED_MOST_S = 60.0
@@ -16,6 +18,11 @@ LONGEST_GAP_S = 5.0  # the agent itself was away: what it did not watch it does 
 EXITED_FOR_S = 3.0  # supervisord restarts within a second
 KILL_AGAIN_S = 10.0
 MARGIN_S = 2.0
+
+
+def silent_limit_s(slot: SlotSettings) -> float:
+    """For how long a slot may announce nothing before it is killed."""
+    return max(2 * slot.lease_s, keys.SLOT_TTL_MS / 1000)
 
 
 class Reconciler:

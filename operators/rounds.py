@@ -28,11 +28,13 @@ from operators.reconcile import Reconciler
 from operators.record import Record
 from operators.supervisor import Supervisor, SupervisorRefused
 from operators.swap import swaps
+from operators.wishes import passing
 
 ROUND_S = 1.0
 BUSY_ROUND_S = 0.25  # while a swap is under way: two copies of a model take the memory of two
 LEAST_PAUSE_S = 0.1  # events hasten a round, a storm of them must not make a tight loop
 SWEEP_MOST_S = 1.0
+STALLED_S = 2.0  # an answer that took so long: Redis stood still, and the slots' renewals with it
 WARN_EVERY_S = 30.0
 
 log = structlog.get_logger()
@@ -95,8 +97,11 @@ class Rounds(threading.Thread):
 
     def round(self, now: float) -> None:
         """One look and what follows from it. Raises SupervisorError, or one of connection.LOST."""
+        began = self._clock()
         now_ms = self._beat()
+        self._note_stall(began)
         self._serve_models(now, now_ms)
+        self._note_stall(began)
         self._record.take_events(self._link)
         seen = look(self._link, self._supervisor, now_ms)
         self._keep(seen)
@@ -125,6 +130,10 @@ class Rounds(threading.Thread):
         self._since_ms = self._since_ms or now_ms
         return now_ms
 
+    def _note_stall(self, began: float) -> None:
+        if self._clock() - began > STALLED_S:
+            self._next_sweep = self._clock() + self._settings.slot.lease_s
+
     def _serve_models(self, now: float, now_ms: int) -> None:
         """Delays and leases of the dead, for models of which no slot is ready anywhere: the slots' beats do it else."""
         models = roster.models(self._link)
@@ -136,7 +145,7 @@ class Rounds(threading.Thread):
             queue = Queue(model, f"agent@{self._settings.host}")
             commands = [queue.move()]
             if is_sweeping:
-                commands.append(queue.sweep(lease_ms=round(self._settings.slot.lease_s * 1000)))
+                commands.append(queue.sweep(lease_ms=round(self._settings.slot.lease_s * 1000), now_ms=now_ms))
             for reply in self._link.call_all(commands):
                 if isinstance(reply, ResponseError) and "NOSCRIPT" in str(reply):
                     self._link.reload()
@@ -150,7 +159,7 @@ class Rounds(threading.Thread):
                 continue
             try:
                 self._act(action)
-            except SupervisorRefused as error:  # the other slots must not wait for this one
+            except (SupervisorRefused, ResponseError) as error:  # the other slots must not wait for this one
                 refused.add(action.number)
                 self._tell(action, f"refused: {error}")
             else:
@@ -181,8 +190,8 @@ class Rounds(threading.Thread):
 
         A command that takes slots away leaves its word in `wanted`; a Redis that was emptied, however long ago, has none.
         """
-        waiting = {one.spare for one in seen.requests.values() if one.phase in ("loading", "refused")}
-        found = {n: place.assignment for n, place in seen.places.items() if place.assignment and n not in waiting}
+        beside = passing(seen.requests)
+        found = {n: place.assignment for n, place in seen.places.items() if place.assignment and n not in beside}
         if found:
             self._kept = found
         elif any(self._settings.host in roster.wanted(self._link, given.model) for given in self._kept.values()):

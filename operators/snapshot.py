@@ -76,6 +76,8 @@ class SlotStatus(msgspec.Struct, frozen=True):
     last_exit: str = ""
     last_exit_detail: str = ""
     restarts: dict[str, int] = {}
+    program: str = ""  # supervisord's state of it, on this host
+    silent_s: float | None = None  # since its last word, on this host; None: its process has not said one
 
 
 class AgentStatus(msgspec.Struct, frozen=True):

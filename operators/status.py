@@ -5,38 +5,45 @@ What it gives is a `Snapshot`; what is wrong in one decides `problems`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from broker import keys, roster, spec
+from broker import keys, overlap, roster, spec
 from broker.connection import LOST, Command, Link, safe_url
-from broker.errors import RedisUnavailable, SupervisorError
+from broker.errors import RedisRefused, RedisUnavailable, SupervisorError
 from broker.messages import LANES
+from broker.roster import Assignment
 from broker.settings import Settings
 from operators.problems import find_problems
 from operators.reach import reach, read_info
 from operators.snapshot import AgentStatus, ModelStatus, Problem, RedisStatus, SlotStatus, Snapshot
-from operators.supervisor import RUNNING, Supervisor
+from operators.supervision import agent_trouble
+from operators.supervisor import RUNNING, Program, Supervisor
+from operators.wishes import passing, per_model
 
-AGENT_QUIET_S = 5  # a fresh agent may not have beaten yet
+FRESH_S = 5  # a program that has run for less may not have said a word yet
 COUNTERS = ("submitted", "done", "failed", "dead", "expired", "cancelled", "retried")
 
 
 def snapshot(settings: Settings) -> Snapshot:
     """Looks once. Never raises for a pool that is down: that is a problem in the snapshot."""
-    is_up, trouble = _supervised(settings)
+    programs, trouble = _supervised(settings)
+    is_up = programs is not None
     problems = [trouble] if trouble else []
     try:
         link = reach(settings, is_reading=True)
         try:
-            found = read(link, settings)
+            found = read(link, settings, programs)
         finally:
             link.close()
     except (*LOST, RedisUnavailable) as error:
         if not (settings.is_embedded and not is_up):  # with the pool down the embedded server is down as well
-            mend = "penstock doctor" if is_up else "start Redis, or mend redis.url in pool.toml; then `penstock up`"
-            text = str(error).rpartition("; ")[0] or str(error)  # without its own mend
+            text, _, own = str(error).rpartition("; ")  # our errors end in their mend
+            if not text or not (isinstance(error, RedisRefused) or settings.is_embedded):
+                own = "penstock doctor" if is_up else "start Redis, or mend redis.url in pool.toml; then `penstock up`"
+            text, mend = text or str(error), own
             problems.insert(0, Problem("error", f"Redis does not answer: {text}", mend))
         return Snapshot(host=settings.host, at_ms=0, is_up=is_up, redis=None, problems=tuple(problems))
     if is_up and found.agent is None and (silent := _agent_problem(settings)) is not None:
@@ -44,11 +51,10 @@ def snapshot(settings: Settings) -> Snapshot:
     return msgspec.structs.replace(found, is_up=is_up, problems=(*problems, *found.problems))
 
 
-def read(link: Link, settings: Settings) -> Snapshot:
-    """Everything Redis knows, and the problems in it; three round trips and one per model."""
+def read(link: Link, settings: Settings, programs: Mapping[int, Program] | None = None) -> Snapshot:
+    """Everything Redis knows, and the problems in it. `programs`: supervisord's slots, None where it is down."""
     info = read_info(link)
-    seconds, micros = link.call("TIME")
-    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    now_ms = roster.now_ms(link)
     server = RedisStatus(
         url=safe_url(settings.redis_url),
         version=info.get("redis_version", ""),
@@ -59,23 +65,29 @@ def read(link: Link, settings: Settings) -> Snapshot:
     names = sorted({*roster.models(link), *settings.models})
     ready = {name: frozenset(roster.ready(link, name)) for name in names}
     models = tuple(_model(link, name, len(ready[name]), settings, now_ms) for name in names)
-    slots = _slots(link, settings, frozenset().union(*ready.values()))
+    given = roster.assignments(link, settings.host)
+    slots = _slots(link, settings, given, programs or {}, ready=frozenset().union(*ready.values()), now_ms=now_ms)
+    agent = _agent(link, settings)
+    problems = find_problems(
+        server, models, slots, settings, has_agent=agent is not None,
+        assigned=per_model(given) if programs is not None else None,
+    )  # fmt: skip
     return Snapshot(
         host=settings.host, at_ms=now_ms, is_up=False, redis=server, models=models, slots=slots,
-        problems=tuple(find_problems(server, models, slots, settings)), agent=_agent(link, settings),
+        problems=tuple(problems), agent=agent,
     )  # fmt: skip
 
 
-def _supervised(settings: Settings) -> tuple[bool, Problem | None]:
+def _supervised(settings: Settings) -> tuple[dict[int, Program] | None, Problem | None]:
     supervisor = Supervisor(settings)
     try:
         if supervisor.is_running():
             supervisor.require_ours()
-            return True, None
+            return supervisor.slots(), None
     except SupervisorError as error:
         text, _, mend = str(error).rpartition("; ")  # our errors end in their mend
-        return False, Problem("error", text or mend, mend if text else "penstock doctor")
-    return False, Problem("error", "the pool is not up on this host", "penstock up")
+        return None, Problem("error", text or mend, mend if text else "penstock doctor")
+    return None, Problem("error", "the pool is not up on this host", "penstock up")
 
 
 def _agent(link: Link, settings: Settings) -> AgentStatus | None:
@@ -84,15 +96,10 @@ def _agent(link: Link, settings: Settings) -> AgentStatus | None:
 
 
 def _agent_problem(settings: Settings) -> Problem | None:
-    """No agent beats; none is expected in the first seconds of its process."""
     try:
-        program = Supervisor(settings).agent()
+        return agent_trouble(settings, Supervisor(settings).agent())
     except SupervisorError:
         return None  # a pool started by an older supervisord.conf, or one that goes down just now
-    if program.state in RUNNING and program.up_s < AGENT_QUIET_S:
-        return None
-    text = f"no agent beats on this host (supervisord: {program.state}): stuck slots are not killed, retirements not overlapped"
-    return Problem("warning", text, f"see {settings.var / 'log' / 'agent.log'}")
 
 
 def _model(link: Link, name: str, ready: int, settings: Settings, now_ms: int) -> ModelStatus:
@@ -133,13 +140,16 @@ def _model(link: Link, name: str, ready: int, settings: Settings, now_ms: int) -
     )
 
 
-def _slots(link: Link, settings: Settings, ready: frozenset[str]) -> tuple[SlotStatus, ...]:
+def _slots(
+    link: Link, settings: Settings, given: Mapping[int, Assignment], programs: Mapping[int, Program], *,
+    ready: frozenset[str], now_ms: int,
+) -> tuple[SlotStatus, ...]:  # fmt: skip
     """Slots that beat, and those assigned on this host that do not."""
     states = {name: state for name, state in roster.slots(link).items() if state}
-    assigned = {
-        roster.slot_name(settings.host, number): given
-        for number, given in roster.assignments(link, settings.host).items()
-    }
+    assigned = {roster.slot_name(settings.host, number): one for number, one in given.items()}
+    ours = {roster.slot_name(settings.host, number): program for number, program in programs.items()}
+    spares = {roster.slot_name(settings.host, one) for one in passing(overlap.requests(link, settings.host))}
+    beats = roster.last_beats(link)
     exits: dict[str, roster.Exit] = {}
     for one in roster.exits(link):
         exits.setdefault(one.slot, one)
@@ -151,17 +161,27 @@ def _slots(link: Link, settings: Settings, ready: frozenset[str]) -> tuple[SlotS
     for name in sorted(states.keys() | assigned.keys(), key=lambda name: (name.rpartition("/")[0], _number(name))):
         state, last = states.get(name, {}), exits.get(name)
         model = assigned[name].model if name in assigned else ""
+        program = ours.get(name)
+        is_starting = name in spares or (program is not None and program.state in RUNNING and program.up_s < FRESH_S)
+        silent_s = (now_ms - beats[name]) / 1000 if program is not None and name in beats else None
+        if program is not None and silent_s is not None and program.up_s + 1 < silent_s:
+            silent_s = None  # a life before this one said it
+        fields = _described(state)
+        if program is not None and program.pid and not state:
+            fields["pid"] = program.pid
         found.append(
             SlotStatus(
                 name=name,
                 number=_number(name),
                 model=state.get("model") or model,
-                state=state.get("state") or ("" if state else "silent"),
+                state=state.get("state") or ("" if state else "starting" if is_starting else "silent"),
                 is_ready=name in ready,
                 last_exit=last.reason if last else "",
                 last_exit_detail=last.detail if last else "",
                 restarts=restarts.get(name, {}),
-                **_described(state),
+                program=program.state if program is not None else "",
+                silent_s=silent_s,
+                **fields,
             )
         )
     return tuple(found)

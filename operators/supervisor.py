@@ -1,4 +1,4 @@
-"""supervisord, over XML-RPC on its unix socket: start it, start and stop single slots, shut it down.
+"""supervisord, over XML-RPC on its unix socket: start and stop single slots, shut it down. `daemon` starts it.
 
 Decides nothing about models. A single command may be lost on a slot that is just between exit and restart, so starting
 and stopping ask again until the state is the wished one.
@@ -7,38 +7,33 @@ and stopping ask again until the state is the wished one.
 from __future__ import annotations
 
 import http.client
-import importlib.util
-import os
-import shlex
-import stat
-import subprocess
-import sys
 import time
 import xmlrpc.client
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from xml.parsers.expat import ExpatError
 
 import msgspec
 
-from broker.embedded import LONGEST_SOCKET_PATH
 from broker.errors import SupervisorError
-from broker.settings import ENV_CONFIG, ENV_HOST, ENV_VAR_DIR, Settings
+from broker.settings import Settings
 from operators.unix_rpc import UnixTransport
 
-ENV_SLOT_COMMAND = (
-    "PENSTOCK_SLOT_COMMAND"  # what a slot runs instead of `python -m workers`: tests, wrappers, profilers
-)
 RPC_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 15.0
 SHUTDOWN_TIMEOUT_S = 90.0  # redis-server may take its time to write its file out
 POLL_S = 0.05
 REMIND_S = 2.0  # between two SIGTERMs to a slot that drains; it heeds the first it gets
 KILLED_AFTER_DRAIN_S = 10
+REDIS_ENDS_WITHIN_S = 60.0  # stopwaitsecs of [program:redis]
 
 # supervisord's states: these come to rest, those run or are about to.
 AT_REST = frozenset({"STOPPED", "FATAL", "UNKNOWN"})
 RUNNING = frozenset({"RUNNING", "STARTING"})
+
+# What a call ends in when supervisord is away, broke off, or something else answers: xmlrpc lets its parser's error through.
+NO_ANSWER = (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError)
 
 # xmlrpc fault codes of supervisor.xmlrpc.Faults
 _ALREADY_STARTED = 60
@@ -80,7 +75,7 @@ class Supervisor:
             self._server.getState()
         except (FileNotFoundError, ConnectionRefusedError):
             return False
-        except (OSError, http.client.HTTPException, xmlrpc.client.Error) as error:
+        except NO_ANSWER as error:
             raise SupervisorError(f"{self.socket_path} answers, but not as supervisord does: {error!r}") from None
         finally:
             self._transport.close()
@@ -134,10 +129,17 @@ class Supervisor:
 
     def start_redis(self) -> None:
         """Starts the embedded server at once where it waits out a back-off or was given up."""
-        if self.redis().state in RUNNING:
+        self._start_anew(self.redis())
+
+    def start_agent(self) -> None:
+        """As `start_redis`, for the agent."""
+        self._start_anew(self.agent())
+
+    def _start_anew(self, program: Program) -> None:
+        if program.state in RUNNING:
             return
-        self._tell("stopProcess", "redis", ignore=(_NOT_RUNNING,))
-        self._tell("startProcess", "redis", ignore=(_ALREADY_STARTED,))
+        self._tell("stopProcess", program.name, ignore=(_NOT_RUNNING,))  # ends a back-off
+        self._tell("startProcess", program.name, False, ignore=(_ALREADY_STARTED,))
 
     def start_slot(self, number: int) -> None:
         """Starts one slot; returns when supervisord has spawned it, which is long before it is ready."""
@@ -163,7 +165,7 @@ class Supervisor:
         """Ends supervisord and what it still runs, the embedded server last; returns when its process is gone."""
         pid = self.pid()
         self._tell("shutdown", ignore=(_SHUTDOWN_STATE,))
-        _wait_until(
+        wait_until(
             lambda: not is_alive(pid),
             timeout_s=SHUTDOWN_TIMEOUT_S,
             failure=f"supervisord (pid {pid}) did not end; see {self.settings.var / 'log' / 'supervisord.log'}",
@@ -214,61 +216,10 @@ class Supervisor:
             raise SupervisorRefused(
                 f"supervisord refused {method}{args}: {fault.faultString}", code=fault.faultCode
             ) from None
-        except (OSError, http.client.HTTPException, xmlrpc.client.Error) as error:
+        except NO_ANSWER as error:
             raise SupervisorError(f"no answer from supervisord on {self.socket_path}: {error!r}") from None
         finally:
             self._transport.close()  # a connection per call: nothing to leak, nothing to find stale
-
-
-def start_daemon(settings: Settings) -> Supervisor:
-    """Starts this pool's supervisord in the background; returns when it answers.
-
-    Raises SupervisorError with supervisord's last line when it does not start.
-    """
-    if importlib.util.find_spec("supervisor") is None:
-        raise SupervisorError("supervisor is not installed; pip install 'penstock[local]'")
-    prepare_folders(settings)
-    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config_path())]
-    try:
-        done = subprocess.run(
-            command, env=environment(settings), cwd=settings.root or None, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise SupervisorError(f"supervisord did not go to the background within {START_TIMEOUT_S:g} s") from None
-    if done.returncode != 0:
-        words = [line for line in (done.stderr + done.stdout).splitlines() if line.strip() and "For help" not in line]
-        raise SupervisorError(f"supervisord did not start: {words[-1] if words else f'exit {done.returncode}'}")
-    supervisor = Supervisor(settings)
-    _wait_until(
-        supervisor.is_running,
-        timeout_s=START_TIMEOUT_S,
-        failure=f"supervisord does not answer on its socket; see {settings.var / 'log' / 'supervisord.log'}",
-    )
-    return supervisor
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    """What supervisord.conf expands, and what the programs under it find their settings by."""
-    root = Path(__file__).resolve().parent.parent
-    made = {
-        "PENSTOCK_RUNTIME": str(settings.runtime),
-        "PENSTOCK_VAR": str(settings.var),
-        "PENSTOCK_ROOT": settings.root or str(Path.cwd()),
-        "PENSTOCK_POOL": identity(settings),
-        "PENSTOCK_PYTHON": shlex.quote(sys.executable),
-        "PENSTOCK_EMBEDDED": "true" if settings.is_embedded else "false",
-        "PENSTOCK_NUMPROCS": str(settings.pool.most_slots + 1),
-        "PENSTOCK_STOP_WAIT_S": str(stop_wait_s(settings)),
-        ENV_SLOT_COMMAND: os.environ.get(ENV_SLOT_COMMAND) or f"{shlex.quote(sys.executable)} -m workers",
-        ENV_VAR_DIR: str(settings.var),
-        ENV_HOST: settings.host,
-    }
-    if settings.path:
-        made[ENV_CONFIG] = settings.path
-    if (root / "pyproject.toml").exists():  # a checkout that may not be installed
-        made["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, **made}
 
 
 def identity(settings: Settings) -> str:
@@ -279,45 +230,6 @@ def identity(settings: Settings) -> str:
 def stop_wait_s(settings: Settings) -> int:
     """Seconds after SIGTERM at which supervisord kills a slot."""
     return int(settings.slot.drain_s) + KILLED_AFTER_DRAIN_S
-
-
-def config_path() -> Path:
-    """supervisord.conf: beside the packages in a checkout, in share/ of an installed wheel. Raises SupervisorError."""
-    for folder in (Path(__file__).resolve().parent.parent, Path(sys.prefix) / "share" / "penstock"):
-        if (folder / "supervisord.conf").exists():
-            return folder / "supervisord.conf"
-    raise SupervisorError("supervisord.conf is missing from this installation; reinstall penstock")
-
-
-def prepare_folders(settings: Settings) -> None:
-    """Makes var/, var/log and the 0700 folder of the sockets. Raises SupervisorError when they cannot be ours alone."""
-    runtime = settings.runtime
-    if len(str(runtime / "supervisor.sock.12345678")) > LONGEST_SOCKET_PATH + 7:
-        raise SupervisorError(f"{runtime} is too long a path for a unix socket; set a shorter pool.var_dir")
-    try:
-        (settings.var / "log").mkdir(parents=True, exist_ok=True)
-        runtime.mkdir(mode=0o700, exist_ok=True)
-        found = runtime.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-            raise SupervisorError(f"{runtime} is not a folder of ours (uid {found.st_uid}); remove it, then try again")
-        runtime.chmod(0o700)
-    except OSError as error:
-        raise SupervisorError(
-            f"cannot prepare {settings.var}: {error}; set pool.var_dir to a writable folder"
-        ) from None
-
-
-def remove_runtime(settings: Settings) -> None:
-    """Removes sockets and pid files a pool left, and their folder when nothing else lies in it."""
-    if not settings.runtime.is_dir():
-        return
-    for entry in settings.runtime.iterdir():
-        if entry.is_socket() or entry.suffix == ".pid":
-            entry.unlink(missing_ok=True)
-    try:
-        settings.runtime.rmdir()
-    except OSError:
-        pass  # somebody else's file lies there
 
 
 def is_alive(pid: int) -> bool:
@@ -344,7 +256,7 @@ def _program(info: dict[str, Any]) -> Program:
     )
 
 
-def _wait_until(condition: Callable[[], bool], *, timeout_s: float, failure: str) -> None:
+def wait_until(condition: Callable[[], bool], *, timeout_s: float, failure: str) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:

@@ -26,7 +26,7 @@ def slots(snapshot: Snapshot) -> list[str]:
         "HELD",
         "p50 ms",
         "p99 ms",
-        "HOST",
+        "MEMORY",
         "UP",
         "LAST EXIT",
         "RESTARTS",
@@ -46,6 +46,11 @@ def align(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[s
         )  # fmt: skip
         lines.append("  ".join(cells).rstrip())
     return lines
+
+
+def count_of(number: int, noun: str) -> str:
+    """1 slot, 2 slots."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def size(count: int | None) -> str:
@@ -86,7 +91,11 @@ def _slot(slot: SlotStatus, now_ms: int) -> tuple[str, ...]:
         growth = f" ({(slot.host_bytes - slot.host_baseline_bytes) / 1e6:+.0f})"
     return (
         slot.name, slot.model or "-", slot.state or "-", slot.device or "-", str(slot.pid or "-"), str(slot.jobs),
-        f"{slot.mean_batch:.1f}", str(slot.held), f"{slot.p50_ms:.1f}", f"{slot.p99_ms:.1f}",
+        f"{slot.mean_batch:.1f}", str(slot.held), _ms(slot.p50_ms), _ms(slot.p99_ms),
         size(slot.host_bytes) + growth, age(now_ms - slot.since_ms if slot.since_ms else None), slot.last_exit or "-",
         " ".join(f"{reason}:{count}" for reason, count in sorted(slot.restarts.items())) or "-",
     )  # fmt: skip
+
+
+def _ms(milliseconds: float) -> str:
+    return f"{milliseconds:.1f}" if milliseconds else "-"  # 0 is what stands there before the first sample

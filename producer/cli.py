@@ -11,8 +11,9 @@ import click
 import msgspec
 import numpy as np
 
+from broker.connection import START_IT
 from broker.durability import Durability
-from broker.errors import InvalidInput
+from broker.errors import InvalidInput, JobDead, RedisUnavailable
 from broker.messages import LANES
 from broker.settings import load
 from producer.client import Producer
@@ -69,7 +70,25 @@ def submit(
     For instance: penstock submit mlp --input row.npy
     """
     inputs = read_inputs(tensors, file, text)
-    with Producer(url or load(config).redis_url, submit_timeout_s=5.0, durability=durability) as producer:
+    settings = None if url else load(config)
+    try:
+        _submit(
+            settings.redis_url if settings else str(url), model, inputs, lane=lane, deadline_s=deadline_s, timeout_s=timeout_s, wait=wait,
+            durability=durability, is_json=is_json,
+        )  # fmt: skip
+    except RedisUnavailable as error:
+        if settings is None or not settings.is_embedded:
+            raise
+        raise type(error)(str(error).replace(START_IT, "start the pool with `penstock up`")) from None
+    except JobDead as error:
+        raise JobDead(f"{error}; see `penstock dead show {error.job_id}`", job_id=error.job_id) from None
+
+
+def _submit(
+    url: str, model: str, inputs: Any, *, lane: str, deadline_s: float | None, timeout_s: float, wait: bool,
+    durability: Durability, is_json: bool,
+) -> None:  # fmt: skip
+    with Producer(url, submit_timeout_s=5.0, durability=durability) as producer:
         handle = producer.submit(model, inputs, lane=lane, deadline_s=deadline_s)
         if handle.warning and not is_json:
             click.echo(f"warning: {handle.warning}", err=True)

@@ -19,12 +19,16 @@ from broker.connection import LOST, Command, Link, is_missing_group
 from broker.queue import Queue
 from broker.settings import SlotSettings
 from workers.board import Board
+from workers.redis_clock import RedisClock
 
 TICK_S = 0.25
 READY_MS = 5_000  # a slot that beats no more counts as not ready after this
 FAILING_MS = 300_000
-SLEPT_S = 2.0  # a wait that lasts so much longer means that the whole process was stopped
+SLEPT_S = 2.0  # a wait that lasts so much longer means that the whole process was stopped, a late answer that Redis was
 SWEEP_S = 1.0  # a dead host's jobs go on within the lease time and two of these
+# Ready for so long without a job counts as a good life, as a settled job does: what kills a model as it loads, or by its first
+# requests, has done so by then.
+STEADY_S = 10.0
 STUCK_S = 10.0  # a loop that made no progress for so long is stuck, whatever the engine does
 
 log = structlog.get_logger()
@@ -41,15 +45,20 @@ class Beat(threading.Thread):
         link: Link,
         settings: SlotSettings,
         on_stuck: Callable[[], None] | None = None,
+        on_steady: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`on_stuck` is called when the loop hangs for good, `on_steady` once it has been ready for a while."""
         super().__init__(name="beat", daemon=True)
         self._board = board
         self._queue = queue
         self._link = link
         self._settings = settings
         self._on_stuck = on_stuck
+        self._on_steady = on_steady
+        self._ready_since = 0.0
         self._clock = clock
+        self._redis = RedisClock(clock)
         self._over = threading.Event()
         self._soon = threading.Event()
         self._next_beat = self._next_renewal = 0.0
@@ -102,7 +111,12 @@ class Beat(threading.Thread):
         return now - max(progress_at, self._awake_since) if progress_at else 0.0
 
     def watch(self, now: float) -> None:
-        """Ends the process of a loop that hangs for good."""
+        """Ends the process of a loop that hangs for good; says once that it serves."""
+        if self._on_steady is not None and self._board.is_ready:
+            self._ready_since = self._ready_since or now
+            if now - self._ready_since >= STEADY_S:
+                self._on_steady()
+                self._on_steady = None
         if self.silent_s(now) > self._settings.lease_s + self._settings.hang_floor_s and self._on_stuck is not None:
             self._on_stuck()
 
@@ -140,10 +154,20 @@ class Beat(threading.Thread):
             if is_recounting:
                 self._next_recount = now + settings.lease_s / 2
             sweep_at = len(commands)
-            commands.append(self._queue.sweep(lease_ms=round(settings.lease_s * 1000), is_recounting=is_recounting))
+            commands.append(
+                self._queue.sweep(
+                    lease_ms=round(settings.lease_s * 1000),
+                    now_ms=max(0.0, self._redis.ms()),
+                    is_recounting=is_recounting,
+                )
+            )
         if commands:
+            began = self._clock()
             replies = self._link.call_all(commands)
+            if self._clock() - began > SLEPT_S:  # Redis stood still, and everybody's renewals with it
+                self.came_back(self._clock())
             if pulse_at >= 0 and not isinstance(replies[pulse_at], Exception):
+                self._redis.hear(int(replies[pulse_at][0]))
                 if frees_place:
                     board.frees_place = False  # once: a beat under way must not free the place of the next retirement
                 if board.is_ready and not board.since_ms:

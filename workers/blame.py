@@ -42,11 +42,13 @@ class Blame:
             ) from None
         self._view = memoryview(self._page)
         self._length = self._view[:LIFE_AT].cast("I")
+        self.is_ours = False  # before `begin` it tells of the life before
 
     def begin(self, life: str) -> None:
         """Empties the page for this life; before that, `read` gives what the one before left."""
         self._length[0] = 0
         self._page[LIFE_AT:BATCH_AT] = life.encode()[:LIFE_BYTES].ljust(LIFE_BYTES, b"\0")
+        self.is_ours = True
 
     def note(self, jobs: list[Job]) -> None:
         """These go to the engine now."""

@@ -34,8 +34,11 @@ class Custody:
     def check(self, device: str) -> None:
         """Raises DeviceError while an engine that cannot be killed holds the device."""
         before = self._incarnation.before
-        if before.engine_pid and not end_engine(before.engine_pid, before.engine_started):
-            self._quarantine.add(before.device, before.engine_pid, "left behind by a slot that was killed")
+        if before.engine_pid:
+            if end_engine(before.engine_pid, before.engine_started):
+                self._incarnation.forget_engine()
+            else:
+                self._quarantine.add(before.device, before.engine_pid, "left behind by a slot that was killed")
         self._place = self._place_of(device)
         held = self._quarantine.holder(self._place)
         if held is not None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from broker.errors import ArtifactError, DeviceError, PenstockError
 from broker.spec import ModelSpec
-from workers import exchange, memory
+from workers import console, exchange, memory
 from workers.artifact import open_artifact, parse
 from workers.backends import Arrays, load
 from workers.columns import input_columns
@@ -34,6 +34,7 @@ from workers.progress import Progress
 from workers.slabs import Slab, layout
 
 PR_SET_PDEATHSIG = 1
+UNUSABLE = {POLICIES[kind].reason for kind in (Kind.DEVICE_FAULT, Kind.DEVICE_BROKEN)}  # what no context survives
 WARM_RUNS = 3
 WARM_BUDGET_S = 120.0
 
@@ -159,6 +160,7 @@ def main(
 ) -> None:
     """The process. Exits by os._exit: destructors of a dying device context may hang."""
     _die_with(parent)
+    console.outlast()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group; the slot decides
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end = socket.socket(fileno=socket_fd)
@@ -205,7 +207,7 @@ def serve(
             case Measure():
                 answer = measure(forward)
         end.send(exchange.encode(answer))
-        if isinstance(answer, Ran) and answer.reason == POLICIES[Kind.DEVICE_FAULT].reason:
+        if isinstance(answer, Ran) and answer.reason in UNUSABLE:
             sys.stderr.flush()
             os._exit(Exit.DEVICE_FAULT)  # nothing that runs in this context can be trusted, destructors included
 

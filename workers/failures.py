@@ -23,6 +23,7 @@ class Kind(Enum):
     OUT_OF_MEMORY = "out of memory"
     DEVICE_FULL = "no memory for anyone"
     DEVICE_FAULT = "sticky device error"
+    DEVICE_BROKEN = "the hardware's own error"
     ENGINE_DEATH = "engine death"
     HANG = "hang"
     REDIS_LOSS = "redis loss"
@@ -59,6 +60,8 @@ POLICIES = {
     Kind.OUT_OF_MEMORY: Policy("out_of_memory", Action.HALVE, "dead", alone_reason="does_not_fit"),
     # Not even an empty row fits, though it did in the warm-up: no job is to blame, and none must die of it.
     Kind.DEVICE_FULL: Policy("device_full", Action.RETURN, "failed"),
+    # Nor here: a GPU that fails in traffic would mark whoever is on it, batch after batch, until they are dead.
+    Kind.DEVICE_BROKEN: Policy("device_broken", Action.RETURN, "failed"),
     # Marked jobs come back alone; the third mark ends them, so these need no retries of their own.
     Kind.DEVICE_FAULT: Policy("device_fault", Action.GIVE_BACK, "dead"),
     Kind.ENGINE_DEATH: Policy("engine_died", Action.GIVE_BACK, "dead"),
@@ -129,6 +132,8 @@ _HARMLESS = (
     DeviceCode(908, "cudaErrorStreamCaptureWrongThread"),
 )
 STICKY = frozenset(known.code for known in _DOCUMENTED_STICKY + _FATAL_TOO)
+# Of these no kernel can be the cause: a device or a link that fails, or another process on it (MPS, an external device).
+HARDWARE = frozenset((46, 214, 220, 226, 810, 911))
 KNOWN = (*_DOCUMENTED_STICKY, *_FATAL_TOO, _MEMORY, *_HARMLESS)
 _BY_CODE = {known.code: known for known in KNOWN}
 _BY_NAME = {known.name: known for known in KNOWN}
@@ -163,7 +168,7 @@ def classify(error: BaseException) -> Finding:
     """Reads an error and what it was raised from: a wrapped device error is one all the same."""
     findings = [_read(one) for one in _chain(error)]
     for finding in findings:
-        if finding.kind is Kind.DEVICE_FAULT:
+        if finding.kind in (Kind.DEVICE_FAULT, Kind.DEVICE_BROKEN):
             return finding
     needs_probe = any(finding.needs_probe for finding in findings)
     if findings[0].kind is not Kind.TRANSIENT:
@@ -197,7 +202,7 @@ def _read(error: BaseException) -> Finding:
     text = str(error)
     code = _code_of(error, text)
     if code is not None and code.code in STICKY:
-        return Finding(Kind.DEVICE_FAULT, code=code)
+        return Finding(Kind.DEVICE_BROKEN if code.code in HARDWARE else Kind.DEVICE_FAULT, code=code)
     if code is _MEMORY or any(known in text for known in _MEMORY_TEXTS):
         return Finding(Kind.OUT_OF_MEMORY, code=code)
     # Any error of a runtime may be the first sign of a broken context: errors of the device come late.

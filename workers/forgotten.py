@@ -23,6 +23,13 @@ class Forgotten:
         if self._gone:
             self._gone.discard((entry, job_id))
 
+    def is_held(self, entry: bytes, job_id: str) -> bool:
+        """Whether the entry in hand is this very job. Where it is not, the id has become another job's: ours is gone."""
+        held = self._ids.get(entry)
+        if held is not None and held != job_id:
+            self._gone.add((entry, held))
+        return held == job_id
+
     def let_go(self, entry: bytes) -> None:
         self._ids.pop(entry, None)
 

@@ -5,7 +5,7 @@ The answer to a claim may be lost on its way; a server may come back with a shor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,8 @@ log = structlog.get_logger()
 
 
 class Ghosts:
-    """`held`: entry -> lane of every lease in hand. `is_refused` looks at error replies."""
+    """`held`: entry -> lane of every lease in hand; `returning` gives those let go whose return is not answered yet.
+    `is_refused` looks at error replies."""
 
     def __init__(
         self,
@@ -29,6 +30,7 @@ class Ghosts:
         held: Mapping[bytes, int],
         forgotten: Forgotten,
         every_s: float,
+        returning: Callable[[], Collection[bytes]],
         is_refused: Callable[[Any], bool],
         clock: Callable[[], float],
     ) -> None:
@@ -37,6 +39,7 @@ class Ghosts:
         self._held = held
         self._forgotten = forgotten
         self._every_s = every_s
+        self._returning = returning
         self._is_refused = is_refused
         self._clock = clock
         self._next = clock() + every_s
@@ -53,7 +56,8 @@ class Ghosts:
     def _heard(self, lane: int, reply: Any) -> None:
         if self._is_refused(reply):
             return
-        ghosts = [(lane, entry) for entry, *_ in reply if entry not in self._held]
+        returning = self._returning()  # perhaps with a mark, which must not be lost to us
+        ghosts = [(lane, entry) for entry, *_ in reply if entry not in self._held and entry not in returning]
         if ghosts:
             log.warning("leases we never saw", count=len(ghosts), next="they are given back unharmed")
             self._wire.send((self._queue.give_back(ghosts, marks=0), self._is_refused))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import threading
 import time
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class Note(msgspec.Struct):
     pid: int = 0
     model: str = ""
     exit: str = ""
+    was_ready: bool = False
     has_settled: bool = False
     fruitless: int = 0
     device: str = ""
@@ -59,7 +61,12 @@ class Incarnation:
                 time.sleep(0.05)
         self.before = self._read()
         suspects = self.before.suspects if self.was_killed else []
-        self.note = Note(incarnation=self.id, pid=os.getpid(), fruitless=self._fruitless(), suspects=suspects)
+        self._mutex = threading.Lock()  # the loop and the beat write
+        # What must be made good of the lives before stays noted until this one has done it: it may be short as well.
+        self.note = msgspec.structs.replace(
+            self.before, incarnation=self.id, pid=os.getpid(), exit="", was_ready=False, has_settled=False,
+            fruitless=self._fruitless(), suspects=suspects,
+        )  # fmt: skip
         self._write()
 
     @property
@@ -72,8 +79,20 @@ class Incarnation:
         return min(BACK_OFF_MOST_S, 2.0 ** min(self.note.fruitless - 1, 10)) if self.note.fruitless else 0.0
 
     def begin(self, model: str) -> None:
-        """Notes what this life serves."""
+        """Notes what this life serves, once the leases of the model before are returned; that one's deaths count no more."""
+        if self.before.model not in ("", model):
+            self.note.fruitless = 0
         self.note.model = model
+        self._write()
+
+    def pardon(self) -> None:
+        """The life before was killed while it was ready and idle: nothing it served is to blame."""
+        self.note.fruitless = self.before.fruitless
+        self._write()
+
+    def ready(self) -> None:
+        """Notes that the model is served."""
+        self.note.was_ready = True
         self._write()
 
     def suspect(self, leases: list[str]) -> None:
@@ -86,8 +105,12 @@ class Incarnation:
         self.note.device, self.note.engine_pid, self.note.engine_started = device, pid, started
         self._write()
 
+    def forget_engine(self) -> None:
+        """The engine before is gone."""
+        self.start_engine("", 0, "")
+
     def settled(self) -> None:
-        """Notes once that something was settled: a later death is no reason to back off."""
+        """Notes once that something was settled, or that it was ready for long: a later death is no reason to back off."""
         if not self.note.has_settled:
             self.note.has_settled = True
             self.note.fruitless = 0
@@ -119,8 +142,9 @@ class Incarnation:
         """A full disk ends no slot: the note stays as it was, so that the next life may take this one for killed."""
         fresh = self._path.with_suffix(".new")
         try:
-            fresh.write_bytes(msgspec.json.encode(self.note))
-            fresh.replace(self._path)
+            with self._mutex:
+                fresh.write_bytes(msgspec.json.encode(self.note))
+                fresh.replace(self._path)
         except OSError as error:
             log.warning("note not written", path=str(self._path), error=str(error), next="the slot goes on without it")
 

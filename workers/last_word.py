@@ -39,7 +39,7 @@ def leave_word(
     """Ends engine and beat, then says why the slot goes."""
     held = custody.end(verdict.detail)
     detail = held.text if held is not None else verdict.detail
-    if verdict.exit not in BLAMING:
+    if verdict.exit not in BLAMING and blame.is_ours:
         blame.clear()  # what the engine had was returned unharmed, or is to be
     board.is_failing = verdict.exit is Exit.LOAD_FAILED or held is not None
     board.state = "failing" if board.is_failing else "exiting"

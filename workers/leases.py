@@ -26,6 +26,7 @@ from workers.contact import Contact
 from workers.faults import broken, fault_of
 from workers.forgotten import Forgotten
 from workers.ghosts import Ghosts
+from workers.owed import Owed
 from workers.redis_clock import RedisClock
 from workers.wire import Handler, Pair, Wire
 
@@ -59,7 +60,7 @@ class Leases:
         self._on_settled = on_settled
         self._settling: dict[int, tuple[list[Ended], list[Fault]]] = {}  # sent, not answered
         self._sends = 0
-        self._unreturned: list[Pair] = []  # to be sent after the reconnect
+        self._owed = Owed()
         # Held jobs that one more mark ends: one at a time, so that none dies for another.
         self._worn: set[bytes] = set()
         self._faults: list[Fault] = []  # found at claim time, sent with the next talk
@@ -72,7 +73,7 @@ class Leases:
         self.hang_up, self.until_reconnect_s = self._contact.hang_up, self._contact.until_reconnect_s
         self._ghosts = Ghosts(
             queue=queue, wire=wire, held=board.held, forgotten=self.forgotten, every_s=lease_s / 2,
-            is_refused=self._is_refused, clock=clock,
+            returning=self._owed.returning, is_refused=self._is_refused, clock=clock,
         )  # fmt: skip
 
     @property
@@ -83,8 +84,7 @@ class Leases:
     @property
     def is_quiet(self) -> bool:
         """Whether Redis knows everything it must."""
-        is_owing = self._settling or self._faults or self._unreturned
-        return not is_owing and not len(self.wire) and self.lost_since is None
+        return not (self._settling or self._faults or len(self._owed) or len(self.wire)) and self.lost_since is None
 
     # --- one round trip -----------------------------------------------------------------------
 
@@ -133,20 +133,24 @@ class Leases:
                 self._contact.lose(error)
 
     def give_back(self, jobs: list[Job], *, marks: int) -> None:
-        """Returns leases; what Redis cannot be told now it is told first thing after the reconnect."""
+        """Returns leases."""
         for job in jobs:
             self._let_go(job.entry)
         if not jobs:
             return
-        pair = (self._queue.give_back([(job.lane, job.entry) for job in jobs], marks=marks), self._is_refused)
-        if self.lost_since is not None:
-            self._unreturned.append(pair)
-            return
-        try:
-            self.wire.send(pair)
-        except LOST as error:
-            self._unreturned.append(pair)
-            self._contact.lose(error)
+        command = self._queue.give_back([(job.lane, job.entry) for job in jobs], marks=marks)
+        self._tell(self._owed.add(command, self._is_refused, frozenset(job.entry for job in jobs)))
+
+    def tell(self, command: Command) -> None:
+        """Sends what may be repeated, and after a loss again until it is answered; nobody reads the answer."""
+        self._tell(self._owed.add(command, lambda reply: None))
+
+    def _tell(self, pair: Pair) -> None:
+        if self.lost_since is None:
+            try:
+                self.wire.send(pair)
+            except LOST as error:
+                self._contact.lose(error)
 
     # --- what came ------------------------------------------------------------------------------
 
@@ -158,7 +162,7 @@ class Leases:
         self._faults += [broken(lease) for lease in claimed.broken]
         fresh, later = [], []
         for job in claimed.jobs:
-            if job.entry in self._board.held:
+            if job.entry in self._board.held and self.forgotten.is_held(job.entry, job.id):
                 continue  # lost by a sweep and claimed again, by us: the copy in hand goes on
             self._board.held[job.entry] = job.lane
             self.forgotten.took(job.entry, job.id)
@@ -201,8 +205,7 @@ class Leases:
         for fault in faults:
             self._let_go(fault.entry)
         self._board.jobs += len(ended) + len(faults)
-        if ended:
-            self._on_settled()
+        self._on_settled()  # faults too: what many jobs did to themselves is no reason to keep the model waiting
 
     def _let_go(self, entry: bytes) -> None:
         self._board.held.pop(entry, None)
@@ -231,7 +234,7 @@ class Leases:
             self._restore()  # a server that came back empty, or another one, knows neither groups nor spec
             for entry in self._ghosts.gone():
                 self._let_go(entry)
-            pairs, self._unreturned = self._unreturned, []
+            pairs = self._owed.pairs()
             for number, (ended, faults) in list(self._settling.items()):
                 left = self.forgotten.ended(ended), self.forgotten.faults(faults)
                 if any(left):

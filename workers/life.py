@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 
 import structlog
 
@@ -19,6 +18,7 @@ from broker.connection import LOST, Link, NoPermissionError, refused
 from broker.errors import ArtifactError, ConfigError, DeviceError, RedisRefused, RedisUnavailable
 from broker.queue import Queue
 from broker.settings import Settings
+from workers import console
 from workers.beat import Beat
 from workers.blame import Blame
 from workers.board import Board
@@ -28,6 +28,7 @@ from workers.exchange import Ready
 from workers.exits import KILLED, Exit
 from workers.incarnation import Incarnation
 from workers.last_word import leave_word
+from workers.orphan import Countdown
 from workers.parts import Parts
 from workers.retire import Verdict
 from workers.slot import Slot
@@ -51,6 +52,7 @@ class Life:
         self.name = roster.slot_name(settings.host, number)
         self.is_inline = is_inline
         self.is_orphan = False
+        self._countdown = Countdown(ORPHAN_MOST_S, self._give_up) if owns_process else None
         self.waits = Waits(settings, number)
         self.has_ended = False
         self.slot: Slot | None = None
@@ -65,18 +67,23 @@ class Life:
             self._tell(slot)
 
     def abandon(self) -> None:
-        """The supervisor died: nobody restarts this slot any more or ends its engine, so both end within seconds."""
-        log.warning("supervisord is gone", slot=self.name, next="the slot drains and ends", within_s=ORPHAN_MOST_S)
+        """The supervisor died: nobody restarts this slot any more or ends its engine, so both end within seconds.
+
+        Runs in a signal handler: takes no lock and logs nothing. Its exit says why in Redis.
+        """
+        if self.is_orphan:
+            return
         self.is_orphan = True
+        if self._countdown is not None:
+            self._countdown.start()
+        console.mute()
         self.stop()
-        timer = threading.Timer(ORPHAN_MOST_S, self._give_up)
-        timer.daemon = True
-        timer.start()
 
     def _give_up(self) -> None:
         """Ends an orphan that something holds up. Its leases are returned by the next life, unmarked: nothing is to blame."""
         with contextlib.suppress(AttributeError, OSError, ValueError):  # not built yet, or closed by the loop meanwhile
-            self.blame.clear()
+            if self.blame.is_ours:
+                self.blame.clear()
             self.incarnation.end(Exit.DRAINED.reason, is_fault=False)
             self.custody.signal()
         os._exit(int(Exit.DRAINED))
@@ -88,8 +95,24 @@ class Life:
             slot.leave()
 
     def live(self) -> Exit:
-        """From the lock to the exit code. Raises ConfigError, RedisUnavailable."""
+        """From the lock to the exit code. Raises ConfigError, RedisUnavailable, Stopped; the note says how it ended even so."""
         self.incarnation = Incarnation(self.settings.var, self.number)
+        try:
+            return self._hold()
+        except ConfigError:
+            self.incarnation.end(Exit.MISCONFIGURED.reason, is_fault=True)
+            raise
+        except RedisUnavailable:
+            self.incarnation.end(Exit.REDIS_LOST.reason, is_fault=False)
+            raise
+        except Stopped:
+            self.incarnation.end(Exit.DRAINED.reason, is_fault=False)
+            raise
+        finally:
+            self.incarnation.close()
+
+    def _hold(self) -> Exit:
+        """Lives with what must be given back at the end."""
         self.blame = Blame(self.settings.var, self.number)
         self.custody = Custody(self.settings.var, self.number, self.incarnation)
         self.board = Board(name=self.name, incarnation=self.incarnation.id, pid=os.getpid())
@@ -108,7 +131,6 @@ class Life:
                 slot.close()
             link.close()
             self.blame.close()
-            self.incarnation.close()
 
     def _live(self, link: Link) -> Exit:
         try:
@@ -159,12 +181,13 @@ class Life:
             link=Link(self._url),
             settings=self.settings.slot,
             on_stuck=self._die if self.owns_process and not self.is_inline else None,  # a debugger may hold the loop
+            on_steady=self.incarnation.settled,
         )
         beat.start()
         self._take_over(link, queue)  # before the back-off: the jobs need not wait for it
+        self.incarnation.begin(model)
         self.waits.back_off(self.incarnation, board, beat.hurry)
         self.blame.begin(self.incarnation.id)
-        self.incarnation.begin(model)
         self.custody.check(assignment.device)
         board.state = "loading"
         board.reason = ""
@@ -178,6 +201,7 @@ class Life:
         ready = self.waits.ready(engine)
         version = parts.artifact.spec.version
         self._note_ready(version, ready)
+        self.incarnation.ready()
         slot = self.slot = parts.slot(
             link, engine, ready, board=board, blame=self.blame, hurry=beat.hurry, on_settled=self.incarnation.settled
         )
@@ -206,6 +230,8 @@ class Life:
 
     def _die(self) -> None:
         """The loop hangs: the beat ends the process, since nothing else here can."""
-        log.error("slot stuck", slot=self.name, next="it ends itself; the next incarnation returns its leases")
-        self.custody.end("its slot was stuck")
+        with contextlib.suppress(OSError):
+            self.custody.signal()  # should the engine survive that, the next life finds it by the note
+        # Not by the log: the loop may hang in it, with its lock.
+        console.last_line("slot stuck", slot=self.name, next="it ends itself; the next incarnation returns its leases")
         os._exit(int(Exit.HANG))

@@ -12,6 +12,7 @@ import structlog
 
 from broker.errors import PenstockError, RedisUnavailable
 from broker.settings import load
+from workers import console
 from workers.exits import Exit
 from workers.life import Life
 from workers.orphan import Parent
@@ -27,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", help="pool.toml (default: $PENSTOCK_CONFIG, then configs/pool.toml)")
     parser.add_argument("--debug", action="store_true", help="run the model in this process, for a debugger")
     options = parser.parse_args(argv)
+    console.outlast()
     structlog.configure(
         processors=[structlog.processors.TimeStamper(fmt="iso"), structlog.processors.add_log_level,
                     structlog.processors.JSONRenderer()],

@@ -9,7 +9,9 @@ import ctypes
 import os
 import signal
 import socket
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 
 PR_SET_PDEATHSIG = 1
 UNIX = "unix://"
@@ -31,6 +33,26 @@ class Parent:
     def is_gone(self) -> bool:
         """Whether the supervisor died; the kernel gives its children another parent before it tells them."""
         return self._is_supervisor and os.getppid() != self._pid
+
+
+class Countdown:
+    """Calls `end` so many seconds after `start`, whatever the main thread does then. Lives as long as its process."""
+
+    def __init__(self, seconds: float, end: Callable[[], None]) -> None:
+        self._seconds = seconds
+        self._end = end
+        self._read, self._write = os.pipe2(os.O_CLOEXEC)
+        # Made beforehand: a signal handler that starts a thread, or sets an event, waits for locks its own thread may hold.
+        threading.Thread(target=self._run, name="countdown", daemon=True).start()
+
+    def start(self) -> None:
+        """Safe in a signal handler."""
+        os.write(self._write, b"!")
+
+    def _run(self) -> None:
+        os.read(self._read, 1)
+        time.sleep(self._seconds)
+        self._end()
 
 
 def _is_answered(url: str) -> bool:

@@ -5,7 +5,7 @@ A row that failed fails its job when that has one row; a job of many rows is don
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Any
 
@@ -16,6 +16,7 @@ from broker import codec
 from broker.messages import Job, Status
 from broker.queue import Ended, Fault
 from broker.spec import ModelSpec
+from workers.about import cut
 from workers.batcher import Batch, Piece
 from workers.exchange import Note, Ran
 from workers.faults import fault_by
@@ -48,9 +49,8 @@ class Outcomes:
         }
         self._input_shapes = [tensor.shape for tensor in spec.inputs]
         self._parts: dict[bytes, list[_Part]] = {}
-        self._forgotten: dict[
-            bytes, None
-        ] = {}  # in order; a piece ends at most a few batches after its job was dropped
+        # In order; a piece ends at most a few batches after its job was dropped.
+        self._forgotten: dict[bytes, None] = {}
         self._descriptors: dict[Any, bytes] = {}
         self._layouts: dict[Any, tuple[Place, ...]] = {}
 
@@ -60,6 +60,13 @@ class Outcomes:
         if is_plain and len(batch.pieces) == batch.rows and not self._parts:
             return Results(self._plain(batch, ran, slab, clocked, claimed_ms), [])
         return self._general(batch, ran, slab, clocked, claimed_ms)
+
+    def took(self, entries: Iterable[bytes]) -> None:
+        """Jobs were claimed; one that was dropped before is run anew."""
+        if self._forgotten or self._parts:
+            for entry in entries:
+                self._forgotten.pop(entry, None)
+                self._parts.pop(entry, None)
 
     def forget(self, entries: set[bytes]) -> None:
         """Drops the finished parts of jobs that failed or were returned, and ignores those still to come."""
@@ -165,10 +172,10 @@ class Outcomes:
             return
         about: dict[str, Any] = {}
         if errors:
-            about["row_errors"] = _cut({str(row): f"{note.reason}: {note.text}" for row, note in errors.items()})
+            about["row_errors"] = cut({str(row): f"{note.reason}: {note.text}" for row, note in errors.items()})
         flags = {str(note.row): note.text for note in said if not note.is_error}
         if flags:
-            about["flags"] = _cut(flags)
+            about["flags"] = cut(flags)
         status = _DONE_ONE_ROW if job.is_one_row else _DONE
         columns = parts[0].columns
         if columns:
@@ -225,17 +232,6 @@ class Outcomes:
             packed = codec.pack_columns(list(columns)) if columns else b""
             known = self._descriptors[key] = codec.pack_outcome_descriptor(self._version, rows, packed)
         return known
-
-
-NOTE_BYTES = 24_000  # each; a note's length travels in 16 bits
-
-
-def _cut(texts: dict[str, str]) -> dict[str, str]:
-    """The same rows with texts as long as fit; rows without a text where there are too many even so."""
-    room = max(0, NOTE_BYTES // len(texts) - 12)
-    if room == 0:
-        return dict.fromkeys(list(texts)[: NOTE_BYTES // 12], "")
-    return {row: text.encode()[:room].decode(errors="ignore") for row, text in texts.items()}
 
 
 _DONE = int(Status.DONE)

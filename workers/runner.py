@@ -18,7 +18,7 @@ from workers.blame import Blame
 from workers.caps import Caps, Change
 from workers.engine_client import SLABS, Engine, EngineDied
 from workers.exchange import Measure, Measured, Ran, Run
-from workers.failures import Action, policy_of
+from workers.failures import POLICIES, Action, Kind, policy_of
 from workers.outcomes import Clocked, Outcomes
 from workers.stow import Stower
 from workers.timetable import Timetable
@@ -168,6 +168,10 @@ class Runner:
         batch = self._running
         return self._timetable.floor_s if batch is None else self._timetable.hang_limit_s(batch.bucket, batch.dims)
 
+    def took(self, jobs: list[Job]) -> None:
+        """Jobs were claimed, some perhaps once more."""
+        self._outcomes.took(job.entry for job in jobs)
+
     def forget(self, entries: set[bytes]) -> None:
         """Drops finished parts of jobs whose rest will not run here."""
         self._outcomes.forget(entries)
@@ -221,7 +225,8 @@ class Runner:
             self._halves.append(batch)
         self.has_failed_device = True
         self._engine.kill()
-        self._bury(EngineDied(f"{'the device failed' if is_blamed else 'the device is full'}: {ran.error}"))
+        is_full = ran.reason == POLICIES[Kind.DEVICE_FULL].reason
+        self._bury(EngineDied(f"the device {'is full' if is_full else 'failed'}: {ran.error}"))
 
     def _bury(self, death: EngineDied) -> None:
         """The engine is gone; a new one needs a new process. `blamed` says which jobs were in it."""

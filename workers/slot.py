@@ -135,6 +135,7 @@ class Slot:
     # --- jobs ---------------------------------------------------------------------------------
 
     def _take(self, jobs: list[Job]) -> list[Fault]:
+        self._runner.took(jobs)
         return [
             fault_of(misfit.job, "failed", reason="invalid_input", text=misfit.text, now_ms=self._leases.redis_ms())
             for misfit in self._batcher.add(jobs)
@@ -181,7 +182,7 @@ class Slot:
         )
         if is_taken:
             runner.ended, runner.faults = [], []
-        if runner.learned and self._leases.lost_since is None and not self._leases.claimer.is_blocked:
+        if runner.learned:
             self._share(runner.learned)
             runner.learned = []
 
@@ -190,7 +191,7 @@ class Slot:
         for change in changes:
             log.warning("batch cap learned", device=self._device, dims=change.dims, cap=change.cap and change.cap.rows)
         command = learned.save(self._queue.model, self._device, {change.dims: change.cap for change in changes})
-        self._leases.ask(command, lambda reply: None)
+        self._leases.tell(command)
 
     def _wake(self) -> None:
         os.write(self._wake_write, b"!")

@@ -40,12 +40,14 @@ def take_over(link: Link, queues: list[Queue], *, slot: str, incarnation: Incarn
     was_killed = incarnation.was_killed
     before = frozenset(incarnation.before.suspects)
     suspects: list[str] = []
+    was_idle = not (noted and life == incarnation.before.incarnation)
     for queue in queues:
         dead = sorted(name for name in queue.consumers(link) if name.startswith(f"{slot}.") and name != queue.consumer)
         marks = 0
         for name in dead:
             one = Queue(queue.model, name)
             held = _held(link, one)
+            was_idle = was_idle and not held
             known = {lease for lease in held if _name(queue, lease) in before}
             in_engine = noted if name == f"{slot}.{life}" else set()
             guilty = marked(held, in_engine=in_engine, suspects=known, was_killed=was_killed)
@@ -63,6 +65,8 @@ def take_over(link: Link, queues: list[Queue], *, slot: str, incarnation: Incarn
                 leases_marked=marks,
                 leases_unharmed=returned,
             )
+    if was_killed and was_idle and incarnation.before.was_ready:
+        incarnation.pardon()
 
 
 def _held(link: Link, queue: Queue) -> set[Lease]:
@@ -78,7 +82,7 @@ def _held(link: Link, queue: Queue) -> set[Lease]:
 def _mark(link: Link, queue: Queue, leases: list[Lease]) -> int:
     total = 0
     for at in range(0, len(leases), AT_ONCE):
-        (moved,) = link.call_all([queue.give_back(leases[at : at + AT_ONCE], marks=1)])
+        (moved,) = link.run_all([queue.give_back(leases[at : at + AT_ONCE], marks=1)])
         if isinstance(moved, Exception):
             raise moved
         total += moved

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from math import ceil, prod
+from operator import ge
 from statistics import median
 
 from workers.exchange import Timed
@@ -36,29 +37,33 @@ class Timetable:
 
     def median_ms(self, rows: int, dims: tuple[int, ...]) -> float | None:
         """None while no size is known."""
-        recent = self._recent(rows, dims)
-        return median(recent) if recent else None
+        return max(map(median, self._standing_for(rows, dims)), default=None)
 
     def p99_ms(self, rows: int, dims: tuple[int, ...]) -> float | None:
         """None while no size is known; of fewer than a hundred forwards it is the slowest."""
-        recent = self._recent(rows, dims)
-        return sorted(recent)[ceil(0.99 * len(recent)) - 1] if recent else None
+        return max(map(_p99, self._standing_for(rows, dims)), default=None)
 
     def hang_limit_s(self, rows: int, dims: tuple[int, ...]) -> float:
         """How long a forward of this size may be silent."""
         return max(self.floor_s, self._factor * (self.p99_ms(rows, dims) or 0.0) / 1e3)
 
-    def _recent(self, rows: int, dims: tuple[int, ...]) -> deque[float] | None:
-        known = self._times.get((rows, dims))
-        if known is not None or not self._times:
-            return known
-        larger = [size for size in self._times if size[0] >= rows and _holds(size[1], dims)]
-        return self._times[min(larger, key=_cells) if larger else max(self._times, key=_cells)]
+    def _standing_for(self, rows: int, dims: tuple[int, ...]) -> list[deque[float]]:
+        """The times of this size, or of the nearest larger one. Raw input has no dims before the engine made its tensors: however
+        quick it was so far, it may become the largest there are."""
+        own = self._times.get((rows, dims))
+        found = [own] if own is not None else []
+        others = [size for size in self._times if len(size[1]) != len(dims)]
+        if others:
+            enough = min((size[0] for size in others if size[0] >= rows), default=max(size[0] for size in others))
+            found.append(self._times[max((size for size in others if size[0] == enough), key=_cells)])
+        elif own is None and self._times:
+            larger = [size for size in self._times if size[0] >= rows and all(map(ge, size[1], dims))]
+            found.append(self._times[min(larger, key=_cells) if larger else max(self._times, key=_cells)])
+        return found
 
 
-def _holds(known: tuple[int, ...], asked: tuple[int, ...]) -> bool:
-    """Raw input has no dims before the engine made its tensors: any may come of it."""
-    return len(known) != len(asked) or all(one >= other for one, other in zip(known, asked, strict=True))
+def _p99(recent: deque[float]) -> float:
+    return sorted(recent)[ceil(0.99 * len(recent)) - 1]
 
 
 def _cells(size: Size) -> int:

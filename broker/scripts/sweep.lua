@@ -1,10 +1,16 @@
 -- Returns the leases of slots that stopped renewing them (a dead host), each with a crash mark, and recounts the bytes.
 -- KEYS: 1-3 lanes  4 counters  5 delayed  6 delayed bodies
 -- ARGV: 1 lease_ms  2 at most how many leases per lane  3 recount only up to this depth
+--       4 Redis' time in ms when the caller sent this (0: unknown)
 -- Returns {leases returned, consumers deleted, bytes the counter was off by (0 when not recounted)}.
 -- Begins with PERSIST, which changes nothing: passes at maxmemory, where XGROUP and HINCRBY as first writes would not.
 local GROUP, RETURNED = 'slots', 'returned'
 local lease_ms, most = tonumber(ARGV[1]), tonumber(ARGV[2])
+-- A server that stood still (SIGSTOP, a slow script) runs what waited in any order: a sweep must not come before the renewals
+-- of leases that ended meanwhile. So one that is late does nothing; the next one will do.
+local sent_ms, time = tonumber(ARGV[4]), redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+if sent_ms > 0 and now_ms - sent_ms > math.max(2000, lease_ms / 3) then return { 0, 0, 0 } end
 local CONSUMER_IDLE_MS = 600000
 local RECOUNT_MAX_BYTES, PAGE = 4 * 1024 * 1024, 8 -- reading more would hold Redis up
 local returned, deleted, drift = 0, 0, 0

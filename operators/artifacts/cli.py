@@ -51,6 +51,8 @@ def seal(config: str | None, which: str, is_json: bool) -> None:
     click.echo(f"sealed {len(found['files'])} files of {found['name']} {found['version']} in {folder}")
     if found["is_newly_trusted"]:
         click.echo(f"it runs code when loaded; sealed here, so trusted: its digest was added to {trusted}")
+    if any(one.ready and one.artifact == str(folder) for one in catalogue(load(config))):
+        click.echo("those that run serve what they loaded; slots load it at their next start")
 
 
 @models.command("trust", short_help="Let an artifact run its code when loaded.")

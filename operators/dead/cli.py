@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -47,14 +48,17 @@ def ls(config: str | None, model: str | None, reason: str, limit: int, is_json: 
     """List the dead letters of MODEL, or of all models, newest first."""
     with _link(config) as link:
         now_ms, found = letters.listed(link, model, reason=reason, limit=limit)
+        there = letters.reasons(link, model) if reason and not found and not is_json else {}
     if is_json:
         print_json(found)
     elif found:
         _print_table(found, now_ms)
     else:
+        told = ", ".join(f"{_clean(name) or '-'} ({count})" for name, count in there.items())
         click.echo(
             "no dead letters" + (f" of model {model}" if model else "") + (f" with reason {reason}" if reason else "")
-        )
+            + (f"; there are: {told}" if told else "")
+        )  # fmt: skip
 
 
 @dead.command("show", short_help="Show all that is known of one.")
@@ -143,9 +147,19 @@ def _pages(
         return [letters.find_all(link, ids)]
     whose = f"of model {model}" if model else "of every model"
     why = f" with reason {reason}" if reason else ""
-    if not yes and not click.confirm(f"{verb} all dead letters {whose}{why}?", err=True):
+    if not yes and not _is_confirmed(f"{verb} all dead letters {whose}{why}?"):
         raise PenstockError("nothing was changed; answer y, or give --yes")
     return letters.chosen(link, model, reason=reason)
+
+
+def _is_confirmed(question: str) -> bool:
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise  # Ctrl-C
+        click.echo(err=True)  # behind the question, which nobody is there to answer
+        return False
 
 
 def _print_table(found: list[Letter], now_ms: int) -> None:

@@ -6,6 +6,7 @@ Every function takes a connected Link. Ids are taken as they are printed, `model
 from __future__ import annotations
 
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -78,6 +79,11 @@ def chosen(link: Link, model: str | None, *, reason: str = "") -> Iterator[list[
             cursor = page.cursor
             if page.letters:
                 yield page.letters
+
+
+def reasons(link: Link, model: str | None) -> dict[str, int]:
+    """What the letters of one model, or of all, died of, the most frequent first."""
+    return dict(Counter(letter.reason for page in chosen(link, model) for letter in page).most_common())
 
 
 def find(link: Link, id: str) -> Letter:

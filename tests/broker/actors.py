@@ -132,8 +132,8 @@ class Slot:
     def take_over(self, *names: str, marks: int = 1) -> int:
         return self.queue.take_over(self.link, names, marks=marks)
 
-    def sweep(self, *, lease_ms: int = 15_000, most: int = 500) -> tuple[int, int, int]:
-        returned, deleted, drift = self.link.call(*self.queue.sweep(lease_ms=lease_ms, most=most))
+    def sweep(self, *, lease_ms: int = 15_000, most: int = 500, now_ms: float = 0) -> tuple[int, int, int]:
+        returned, deleted, drift = self.link.call(*self.queue.sweep(lease_ms=lease_ms, most=most, now_ms=now_ms))
         return returned, deleted, drift
 
     def move(self) -> int:

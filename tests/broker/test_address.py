@@ -2,12 +2,57 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import threading
+
 import pytest
+from redis.sentinel import MasterNotFoundError
 
 from broker.aconnection import AsyncLink
-from broker.address import read_sentinel_url, safe_url
+from broker.address import lost, read_sentinel_url, safe_url
 from broker.connection import Link
 from broker.errors import RedisUnavailable
+
+URL = "redis+sentinel://127.0.0.1:1,127.0.0.1:2/svc"
+
+
+def connect(kind: type[Link | AsyncLink], url: str) -> None:
+    waiting = kind(url).connect_within(0)
+    if waiting is not None:
+        asyncio.run(waiting)
+
+
+@pytest.mark.parametrize("kind", [Link, AsyncLink])
+def test_sentinels_that_are_away_are_named_and_no_objects_of_redis_py(kind: type[Link | AsyncLink]) -> None:
+    with pytest.raises(
+        RedisUnavailable, match=r"\(no Sentinel answers at 127\.0\.0\.1:1, 127\.0\.0\.1:2\); start it"
+    ) as caught:
+        connect(kind, URL)
+    assert "<" not in str(caught.value)
+
+
+def test_a_service_that_no_sentinel_knows_is_told() -> None:
+    words = "No master found for 'svc' : Redis<redis.client.Redis(...)> - ConnectionError('refused')"
+    assert str(lost(URL, MasterNotFoundError(words))).startswith("no Sentinel there knows a master named 'svc'")
+
+
+@pytest.mark.parametrize("kind", [Link, AsyncLink])
+@pytest.mark.parametrize("user", ["", "u:p@"])
+def test_what_is_no_redis_is_told_and_no_advice_about_passwords(kind: type[Link | AsyncLink], user: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            caller, _ = server.accept()
+            with caller:
+                caller.recv(65536)
+                caller.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(RedisUnavailable, match=r"what answers at .* is no Redis; correct redis\.url"):
+            connect(kind, f"redis://{user}127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
 
 
 def test_a_sentinel_url_names_hosts_service_database_and_both_users() -> None:

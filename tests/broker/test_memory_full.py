@@ -210,4 +210,4 @@ def test_a_script_forgotten_meanwhile_is_loaded_again(link: Link, client: Client
     client.submit(1)
     fill()
     link.call("SCRIPT", "FLUSH")
-    assert link.script("sweep", [*slot.queue.lanes, "a{x}", "b{x}", "c{x}"], [1000, 10, -1]) == [0, 0, 0]
+    assert link.script("sweep", [*slot.queue.lanes, "a{x}", "b{x}", "c{x}"], [1000, 10, -1, 0]) == [0, 0, 0]

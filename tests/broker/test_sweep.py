@@ -104,3 +104,16 @@ def test_a_sweep_of_a_model_without_streams_finds_nothing(link: Link, client: Cl
     for lane in slot.queue.lanes:
         link.call("DEL", lane)
     assert slot.sweep() == (0, 0, 0)
+
+
+def test_a_sweep_that_waited_in_a_server_that_stood_still_returns_nothing(
+    link: Link, client: Client, slot: Slot, other: Slot
+) -> None:
+    # given: leases that ended while nobody could renew them
+    client.submit(2)
+    age(link, slot.claim(), slot.name, idle_ms=20_000)
+    seconds, micros = link.call("TIME")
+    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    # then: the sweep sent before all that is late, the next one is not
+    assert other.sweep(now_ms=now_ms - 5_100) == (0, 0, 0)
+    assert other.sweep(now_ms=now_ms - 4_000)[0] == 2

@@ -20,7 +20,8 @@ from broker.embedded import temporary_server
 from broker.errors import PenstockError
 from broker.settings import Settings
 from operators import models, pool, readiness
-from operators.supervisor import ENV_SLOT_COMMAND, Supervisor, is_alive
+from operators.daemon import ENV_SLOT_COMMAND
+from operators.supervisor import Supervisor, is_alive
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FAKE_SLOT = Path(__file__).with_name("fake_slot.py")

@@ -1,7 +1,7 @@
 """A slot without an engine: says what a real one would say, and nothing else. Run as `python fake_slot.py --slot N`.
 
 A file `slot-N.cannot-load` in var/ makes it fail to load with the file's text; `slot-N.silent` makes it exit at once
-without a word.
+without a word; `slot-N.backing-off` makes it wait, as after a kill, until that file is gone.
 """
 
 from __future__ import annotations
@@ -42,6 +42,14 @@ def main() -> int:
         "state": "ready" if is_ready else "backing off", "reason": "" if is_ready else note.read_text(),
         "jobs": 7, "device_bytes": "", "host_bytes": 1 << 20,
     }  # fmt: skip
+    if not is_ready:
+        roster.record_exit(
+            link, name, "load_failed", note.read_text().removeprefix("load_failed: "), 0
+        )  # of the life before this one
+    rest = chosen.var / f"slot-{number}.backing-off"
+    while rest.exists() and not stop.wait(BEAT_S):
+        waiting = {"state": "backing off", "reason": "5 lives in a row settled nothing (last: killed)"}
+        link.call(*roster.announce(name, state | waiting))
     while not stop.wait(BEAT_S):
         link.call(*roster.announce(name, state))
         link.call(*queue.pulse(name, (), ready_ms=3000 * is_ready, failing_ms=3000 * (not is_ready), frees_place=True))

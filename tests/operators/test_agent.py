@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +16,10 @@ import pytest
 from broker import keys, overlap, roster, settings
 from broker.connection import Link
 from broker.overlap import Request
-from operators import agent, pool, pool_lock, status
+from operators import agent, pool, pool_lock, status, supervision
+from operators.daemon import ENV_SLOT_COMMAND
 from operators.deaths import Deaths
-from operators.supervisor import ENV_SLOT_COMMAND, Supervisor, is_alive
+from operators.supervisor import Supervisor, is_alive
 from tests.operators.conftest import FAKE_SLOT, wait_until, write_pool
 
 PROGRAM = f'#!/bin/sh\nexec {sys.executable} {FAKE_SLOT} "$@"\n'
@@ -145,6 +147,45 @@ def test_a_flushed_redis_gets_the_assignments_back_and_nothing_else(running: Sup
     assert not link.call("EXISTS", keys.delayed("tiny"), keys.counters("tiny"), keys.lane("tiny", "normal"))
 
 
+def test_an_outage_that_comes_back_empty_gives_the_assignments_back(running: Supervisor, link: Link) -> None:
+    # given
+    before, since = roster.assignments(link, "box"), time.monotonic()
+    (file,) = running.settings.var.rglob("appendonly.aof")
+    # when
+    running._call("stopProcess", "redis")
+    file.unlink()
+    wait_until(lambda: time.monotonic() > since + 3.5)
+    running.start_redis()
+    # then
+    back = Link(link.url)
+    back.connect_within(5)
+    wait_until(lambda: roster.assignments(back, "box") == before)
+    assert roster.wanted(back, "tiny") == {"box": 2}
+    wait_until(lambda: ready(back) == {"box/0", "box/1"})
+    back.close()
+
+
+def test_a_model_scaled_to_none_gets_nothing_back(running: Supervisor, link: Link) -> None:
+    pool.scale(running.settings, "tiny", 0)
+    beats: set[str] = set()
+    wait_until(lambda: beats.add(roster.agent(link, "box")["beat_ms"]) or len(beats) > 2)  # two whole rounds
+    assert roster.assignments(link, "box") == {}
+    found = [one.mend for one in status.snapshot(running.settings).problems]
+    pool.scale(running.settings, "tiny", 2)
+    assert found == ["penstock scale tiny 2"]
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_up_starts_an_agent_that_somebody_stopped(running: Supervisor, link: Link, is_running: bool) -> None:
+    before = running.agent().pid
+    if not is_running:
+        running._call("stopProcess", "agent")
+        assert running.agent().state == "STOPPED"
+    pool.up(running.settings, say=lambda _: None)
+    wait_until(lambda: running.agent().state == "RUNNING")
+    assert (running.agent().pid == before) == is_running
+
+
 def test_a_request_for_a_spare_is_refused_with_the_reason_and_the_spare_taken_back(
     running: Supervisor, link: Link
 ) -> None:
@@ -201,7 +242,7 @@ def test_a_program_that_cannot_be_run_any_more_is_not_spun_and_runs_once_it_can(
 def test_a_pool_without_a_beating_agent_is_a_problem_in_status(
     running: Supervisor, link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(status, "AGENT_QUIET_S", 0)
+    monkeypatch.setattr(supervision, "QUIET_S", 0)
     pid = running.agent().pid
     found = status.snapshot(running.settings)
     assert found.agent is not None
@@ -210,6 +251,8 @@ def test_a_pool_without_a_beating_agent_is_a_problem_in_status(
     wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
     link.call("DEL", keys.agent("box"))
     (problem,) = status.snapshot(running.settings).problems
+    (finding,) = supervision.agent(running.settings)
     os.kill(pid, signal.SIGCONT)
-    assert problem.text.startswith("no agent beats on this host (supervisord: ")
-    assert problem.mend.endswith("agent.log")
+    assert problem.text.startswith(f"the agent (pid {pid}) runs and does not beat: stuck slots are not killed")
+    assert problem.mend == f"kill -9 {pid}; supervisord starts the next"
+    assert (finding.level, finding.text, finding.mend) == ("warn", problem.text, problem.mend)

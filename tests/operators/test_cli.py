@@ -93,6 +93,8 @@ def test_the_commands_in_their_order(running: Supervisor, folder: Path) -> None:
     answer = penstock("doctor", config=config)
     assert answer.returncode == 0, answer.stdout
     assert "append-only file is on" in answer.stdout
+    assert "the agent beats (pid " in answer.stdout
+    assert "slots load it at their next start" in penstock("models", "seal", "tiny", config=config).stdout
     answer = penstock("down", config=config)
     assert answer.stdout == "the pool is down; drained slots 0, 1\n"
     assert penstock("down", config=config).stdout == "the pool is not up; nothing to do\n"

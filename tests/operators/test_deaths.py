@@ -53,19 +53,21 @@ def test_a_process_no_longer_asked_for_wakes_nobody(
     assert not told.wait(0.1)
 
 
+@pytest.mark.parametrize("error", [SupervisorError("away"), KeyError("nobody foresaw this")])
 def test_a_process_that_has_gone_and_a_supervisord_that_does_not_answer_end_nothing(
-    sleeper: subprocess.Popen[bytes],
+    sleeper: subprocess.Popen[bytes], error: Exception
 ) -> None:
     tried = threading.Event()
 
     def wake() -> None:
         tried.set()
-        raise SupervisorError("away")
+        raise error
 
     deaths = Deaths(wake=wake)
     deaths.start()
     deaths.watch([sleeper.pid, 2**22 + 1])
     sleeper.kill()
     assert tried.wait(5)
+    deaths.join(0.05)
     assert deaths.is_alive()
     deaths.stop()

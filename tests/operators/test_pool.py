@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import signal
 import socket
+import threading
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from broker import embedded, keys, roster
+from broker.connection import Link, ResponseError
 from broker.errors import ArtifactError, ConfigError, RedisUnavailable, SupervisorError
 from broker.settings import RedisSettings, Settings
-from operators import pool, pool_lock, readiness
+from operators import patience, pool, pool_lock, readiness, status
+from operators import reach as reaching
+from operators.cli import main
 from operators.reach import reach, read_info
 from operators.supervisor import Supervisor, is_alive
 from tests.operators.conftest import penstock, wait_until
@@ -69,6 +75,9 @@ def test_scale_touches_no_other_slot(running: Supervisor) -> None:
 
     shrunk = pool.scale(running.settings, "tiny", 1)
     assert shrunk.stopped == (1, 2, 3)
+    link = reach(running.settings)
+    assert list(roster.slots(link)) == ["box/0"], "what has gone must hold up nobody's retirement"
+    link.close()
     assert pids(running) == {0: before[0]}
     link = reach(running.settings)
     assert list(roster.assignments(link, "box")) == [0]
@@ -103,10 +112,25 @@ def test_up_says_why_a_slot_cannot_load_without_waiting_for_the_timeout(configur
     configured.var.mkdir()
     (configured.var / "slot-1.cannot-load").write_text("load_failed: CUDA asked for, none here")
 
-    pool.up(configured, say=quiet)
+    since_ms = pool.up(configured, say=quiet).since_ms
 
     with pytest.raises(SupervisorError, match="1 slot not ready: slot 1: load_failed: CUDA asked for, none here"):
-        readiness.wait_until_ready(configured, [0, 1], timeout_s=30, say=quiet)
+        readiness.wait_until_ready(configured, [0, 1], timeout_s=30, say=quiet, since_ms=since_ms)
+
+
+def test_a_slot_that_backs_off_is_waited_for(configured: Settings) -> None:
+    # given a slot as it is after a kill -9 of supervisord
+    configured.var.mkdir()
+    note = configured.var / "slot-1.backing-off"
+    note.touch()
+    since_ms = pool.up(configured, say=quiet).since_ms
+    # then
+    with pytest.raises(
+        SupervisorError, match=r"not ready within 0\.5 s: slot 1: 5 lives .*killed\); it tries again by itself"
+    ):
+        readiness.wait_until_ready(configured, [0, 1], timeout_s=0.5, say=quiet, since_ms=since_ms)
+    threading.Timer(0.3, note.unlink).start()
+    readiness.wait_until_ready(configured, [0, 1], timeout_s=20, say=quiet, since_ms=since_ms)
 
 
 def test_up_shows_the_last_line_of_a_slot_that_never_spoke(configured: Settings) -> None:
@@ -153,6 +177,17 @@ def test_something_else_on_the_socket_is_one_clear_error(configured: Settings) -
         foreign.listen(1)
         with pytest.raises(SupervisorError, match="answers, but not as supervisord does"):
             Supervisor(configured, timeout_s=0.2).is_running()
+        foreign.accept()[0].close()
+
+        def answer() -> None:
+            caller, _ = foreign.accept()
+            caller.recv(65536)
+            caller.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: text/xml\r\nContent-Length: 7\r\n\r\nnot xml")
+            caller.close()
+
+        threading.Thread(target=answer).start()
+        with pytest.raises(SupervisorError, match="no answer from supervisord"):
+            Supervisor(configured, timeout_s=2).pid()
 
 
 def test_up_stops_what_it_started_when_redis_does_not_come(
@@ -166,6 +201,45 @@ def test_up_stops_what_it_started_when_redis_does_not_come(
     with pytest.raises(RedisUnavailable, match="does not start: cannot read the append-only file"):
         pool.up(configured, say=quiet)
     assert not Supervisor(configured).is_running()
+
+
+def test_up_stops_what_it_started_when_redis_refuses_what_it_writes(
+    configured: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ResponseError("OOM command not allowed when used memory > 'maxmemory'.")
+
+    monkeypatch.setattr(pool, "publish", refuse)
+    with pytest.raises(SystemExit) as ended:
+        main(["--config", configured.path, "up"])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: Redis refused what this command asks: OOM ")
+    assert not Supervisor(configured).is_running()
+
+
+def test_down_says_what_it_waits_for(running: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "SAY_EVERY_S", 0.01)
+    said: list[str] = []
+    pool.down(running.settings, say=said.append)
+    assert said[0] == "draining 2 slots (at most 5 s)"
+    assert re.fullmatch(r"waiting for 2 slots to drain, until \d\d:\d\d:\d\d at most; supervisord kills .*", said[1])
+    assert said[-1].startswith("waiting for Redis to write its file out and end, until ")
+
+
+def test_a_redis_that_hangs_is_named_with_its_process(running: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid = running.redis().pid
+    monkeypatch.setattr(reaching, "Link", functools.partial(Link, read_timeout_s=0.2))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(RedisUnavailable) as caught:
+            reach(running.settings)
+        (problem, *_) = status.snapshot(running.settings).problems
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    mend = f"kill -9 {pid}, supervisord starts it again"
+    assert f"the embedded Redis (pid {pid}) runs and does not answer" in str(caught.value)
+    assert str(caught.value).endswith(f"; {mend}")
+    assert problem.mend == mend
 
 
 def test_a_redis_that_is_configured_and_away_starts_nothing(folder: Path) -> None:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from operators.readiness import _follow_swaps, _Trouble
+from pathlib import Path
+
+from operators.readiness import _follow_swaps, _Trouble, last_line
+
+
+def test_a_slots_last_log_line_is_told_in_words(tmp_path: Path) -> None:
+    log = tmp_path / "slot.log"
+    log.write_text('{"event": "slot cannot start", "error": "no Redis", "level": "error"}\n')
+    assert last_line(log) == "slot cannot start: no Redis"
+    log.write_text("a line\nTypeError: of another program\n")
+    assert last_line(log) == "TypeError: of another program"
+
 
 LOADING = _Trouble("loading", is_final=False)
 

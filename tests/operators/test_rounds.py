@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
-from broker.connection import Link
+from broker import roster
+from broker.connection import Link, ResponseError
 from broker.errors import SupervisorError
+from broker.roster import Assignment
 from broker.settings import PoolSettings, RedisSettings, Settings
 from operators import agent
 from operators.deaths import Deaths
+from operators.places import Action, Place, Seen
 from operators.rounds import Rounds
 from tests.operators.conftest import wait_until
 
@@ -58,6 +61,44 @@ def test_it_beats_and_serves_models_while_supervisord_does_not_answer(redis_url:
     link.close()
 
 
+def test_an_action_that_redis_refuses_does_not_stop_the_others_of_its_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds, _ = agent.build(settings("unix:///nowhere/redis.sock", tmp_path), Deaths(wake=list))
+    done: list[int] = []
+
+    def act(self: Rounds, action: Action) -> None:
+        if action.number == 0:
+            raise ResponseError("OOM command not allowed when used memory > 'maxmemory'.")
+        done.append(action.number)
+
+    monkeypatch.setattr(Rounds, "_act", act)
+    rounds._do([Action("assign", 0), Action("start", 0), Action("start", 1)], 0.0)
+    assert done == [1]
+
+
+@pytest.mark.parametrize("said", [{}, {"tiny": 0}, {"tiny": 2}])
+def test_assignments_are_missed_only_while_wanted_has_no_word_of_this_host(
+    redis_url: str, tmp_path: Path, said: dict[str, int]
+) -> None:
+    # given
+    rounds, _ = agent.build(settings(redis_url, tmp_path), Deaths(wake=list))
+    rounds._link.connect()
+    rounds._link.call("FLUSHALL")
+    given = Assignment("tiny", "/tiny")
+    rounds._keep(Seen(1, {0: Place(0, "RUNNING", assignment=given), 1: Place(1, "RUNNING", assignment=given)}))
+    # when they are gone, for however long
+    for model, count in said.items():
+        roster.want(rounds._link, "box", model, count)
+    for at in (2, 1_000_000):
+        rounds._keep(Seen(at, {0: Place(0, "RUNNING"), 1: Place(1, "RUNNING")}))
+    rounds._restore()
+    # then
+    assert roster.assignments(rounds._link, "box") == ({} if said else {0: given, 1: given})
+    assert roster.wanted(rounds._link, "tiny") == ({"box": said["tiny"]} if said else {"box": 2})
+    rounds._link.close()
+
+
 def test_a_round_that_fails_for_a_reason_nobody_foresaw_is_not_the_last(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,3 +114,22 @@ def test_a_round_that_fails_for_a_reason_nobody_foresaw_is_not_the_last(
     rounds.start()
     wait_until(lambda: len(calls) >= 2)
     rounds.stop()
+
+
+def test_after_redis_stood_still_the_agent_sweeps_nobody_before_all_could_renew(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds, _ = agent.build(settings(redis_url, tmp_path), Deaths(wake=list))
+    rounds._link.connect()
+    at, beat_agent = [100.0], roster.beat_agent
+    rounds._clock = lambda: at[0]
+
+    def slow(link: Link, host: str, state: dict[str, str | int]) -> int:
+        at[0] += 5.0
+        return beat_agent(link, host, state)
+
+    monkeypatch.setattr(roster, "beat_agent", slow)
+    with pytest.raises(SupervisorError):
+        rounds.round(100.0)
+    assert rounds._next_sweep == 105.0 + rounds._settings.slot.lease_s
+    rounds._link.close()

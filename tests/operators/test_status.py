@@ -14,6 +14,7 @@ from broker.settings import ModelSettings, PoolSettings, RedisSettings, Settings
 from operators import status, table
 from operators.problems import find_problems
 from operators.snapshot import ModelStatus, RedisStatus, SlotStatus
+from operators.supervisor import Program
 
 
 @pytest.fixture
@@ -93,6 +94,12 @@ def test_an_empty_redis_is_a_snapshot_too(link: Link, settings: Settings) -> Non
     assert found.slots == ()
 
 
+def test_a_redis_url_that_is_none_is_to_be_corrected(settings: Settings) -> None:
+    (problem, *_) = status.snapshot(msgspec.structs.replace(settings, redis=RedisSettings(url="localhost:1"))).problems
+    assert "'localhost:1' is not a Redis URL" in problem.text
+    assert problem.mend.startswith("correct redis.url: write redis://host:6379")
+
+
 def test_a_redis_that_is_away_is_a_problem_and_not_an_error(settings: Settings) -> None:
     away = msgspec.structs.replace(settings, redis=RedisSettings(url="unix:///tmp/no-such.sock"))
     found = status.snapshot(away)
@@ -108,14 +115,58 @@ def test_jobs_that_wait_without_a_slot_come_before_all_else(settings: Settings) 
     assert found[0] == "error tiny: 5 jobs wait and no slot is ready -> penstock up"
     assert found[1].startswith("error full: the queue is 90% full")
     assert found[2] == "warning full: 3 jobs were given up -> penstock dead ls full"
+    one = problems(settings, model(ready=0, dead=1, depth={"high": 0, "normal": 1, "low": 0}))
+    assert one[0].startswith("error tiny: 1 job waits and")
+    assert one[1].startswith("warning tiny: 1 job was given up")
 
 
 def test_a_slot_that_cannot_load_is_shown_with_its_reason(settings: Settings) -> None:
     failing = SlotStatus("box/3", 3, "tiny", "backing off", False, reason="load_failed: no such device")
     assert problems(settings, model(), slots=(failing,)) == [
-        "error slot 3 (tiny) backing off: load_failed: no such device -> "
+        "error slot 3 (tiny) backing off: load_failed: no such device; it tries again by itself -> "
         "penstock doctor; see /tmp/nowhere/var/log/slot_03.log"
     ]
+
+
+@pytest.mark.parametrize("state", ["exiting", "backing off", "retiring"])
+def test_a_slot_that_comes_back_by_itself_needs_no_up(settings: Settings, state: str) -> None:
+    slot = SlotStatus("box/0", 0, "tiny", state, False, reason="x")
+    found = problems(settings, model(ready=0, depth={"high": 1, "normal": 0, "low": 0}), slots=(slot,))
+    assert "error tiny: 0 of 2 wanted slots are ready, 1 on the way -> penstock status" in found
+    assert not any("penstock up" in one for one in found)
+
+
+def test_a_silent_slot_is_told_with_its_process_and_when_it_is_killed(settings: Settings) -> None:
+    silent = SlotStatus("box/1", 1, "tiny", "silent", False, pid=77, program="RUNNING", silent_s=12.3)
+    text = "warning slot 1 (tiny, pid 77) is silent for 12 s"
+    assert f"{text}; the agent kills it at 30 s -> " in problems(settings, model(ready=1), slots=(silent,))
+    stopped = msgspec.structs.replace(silent, state="ready", silent_s=2.0)  # its last words still stand
+    assert problems(settings, model(ready=1), slots=(stopped,)) == [
+        "warning tiny: 1 of 2 wanted slots are ready, 1 on the way -> penstock status"
+    ]
+    (alone,) = find_problems(SERVER, (model(),), (silent,), settings, has_agent=False)
+    assert alone.mend == "kill -9 77; supervisord starts it again"
+
+
+@pytest.mark.parametrize(
+    ("state", "up_s", "shown", "mend"),
+    [("RUNNING", 1, "starting", ""), ("RUNNING", 60, "silent", "see "), ("FATAL", 0, "silent", "penstock up; see ")],
+)
+def test_a_slot_that_says_nothing_is_judged_by_its_program(
+    link: Link, settings: Settings, state: str, up_s: int, shown: str, mend: str
+) -> None:
+    roster.assign(link, "box", 0, Assignment("tiny", "/artifact"))
+    found = status.read(link, settings, {0: Program("slot_00", state, 77 if up_s else 0, up_s, "")})
+    (slot,) = found.slots
+    assert (slot.state, slot.pid) == (shown, 77 if up_s else None)
+    told = [one.mend for one in found.problems if one.text.startswith("slot 0 (tiny) is assigned and says nothing")]
+    assert [one.partition("/")[0] for one in told] == ([mend] if mend else [])
+
+
+def test_a_model_that_pool_toml_wants_and_nobody_was_given_is_told(settings: Settings) -> None:
+    assert find_problems(SERVER, (), (), settings, assigned={"tiny": 1}) == []
+    (found,) = find_problems(SERVER, (), (), settings, assigned={})
+    assert (found.text, found.mend) == ("tiny: pool.toml wants 2 slots, 0 are assigned", "penstock scale tiny 2")
 
 
 def test_a_slot_that_is_loading_is_no_error(settings: Settings) -> None:

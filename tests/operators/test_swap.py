@@ -11,6 +11,7 @@ from broker.overlap import Request
 from broker.roster import Assignment
 from operators.places import Action, Place, Seen
 from operators.swap import short_of, swaps
+from operators.wishes import passing
 
 TINY, OTHER = Assignment("tiny", "/tiny"), Assignment("other", "/other")
 GPU = Assignment("tiny", "/tiny", "cuda:0")
@@ -43,6 +44,11 @@ def decide(found: Seen) -> list[Action]:
 
 def told(actions: list[Action]) -> list[tuple[str, int]]:
     return [(action.verb, action.number) for action in actions]
+
+
+@pytest.mark.parametrize(("phase", "beside"), [("asked", set()), ("loading", {3}), ("swapping", {0}), ("refused", {3})])
+def test_of_a_slot_and_its_spare_one_stands_beside_the_count(phase: Any, beside: set[int]) -> None:
+    assert passing({0: ask(phase=phase, spare=-1 if phase == "asked" else 3)}) == beside
 
 
 def test_a_request_is_granted_the_lowest_free_number_and_written_before_the_start() -> None:

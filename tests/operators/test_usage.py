@@ -58,6 +58,7 @@ def test_a_pool_that_is_down_gets_nothing_made_by_any_command_but_up(folder: Pat
     assert sorted(folder.rglob("*")) == before
     assert said["submit tiny --text x"].startswith("error: no Redis at ")
     assert " within 5 s (" in said["submit tiny --text x"]
+    assert ("start the pool with `penstock up`" in said["submit tiny --text x"]) == is_embedded
 
 
 def test_status_says_the_mend_of_a_redis_that_is_away_once(folder: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from broker.errors import JobDead
 from broker.spec import Limits
 from operators.cli import main
 from tests.producer.fake import MODEL, Worker
@@ -98,3 +99,12 @@ def test_the_fastapi_example_answers_and_tells_a_full_queue(
     assert answer.json() == {"y": [0, 2, 4, 6]}
     assert wrong.status_code == 422
     assert (full.status_code, full.headers["retry-after"]) == (429, "1")
+
+
+def test_a_dead_job_names_the_command_that_shows_it(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise JobDead("job m:a-1 is dead: killed three engines", job_id="m:a-1")
+
+    monkeypatch.setattr("producer.cli._submit", die)
+    shown = penstock_submit("m", "--text", "x", "--url", redis_url)
+    assert shown.stderr.endswith("killed three engines; see `penstock dead show m:a-1`\n")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from broker.errors import SupervisorError
 from broker.settings import Settings
 from operators import pool
-from operators.supervisor import SupervisorError, prepare_folders
+from operators.daemon import prepare_folders
 from tests.operators.conftest import configured as configured
 from tests.operators.conftest import environment as environment
 from tests.operators.conftest import folder as folder

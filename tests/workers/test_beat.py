@@ -41,7 +41,9 @@ def make(redis_url: str, link: Link, board: Board) -> Iterator[Make]:
         own.connect()
         links.append(own)
         settings = SlotSettings(lease_s=6.0, hang_floor_s=20.0)
-        return Beat(board=board, queue=queue, link=own, settings=settings, clock=lambda: 0.0, **options)
+        return Beat(
+            **{"board": board, "queue": queue, "link": own, "settings": settings, "clock": lambda: 0.0, **options}
+        )
 
     yield make
     for own in links:
@@ -178,3 +180,51 @@ def test_after_redis_was_away_nobody_sweeps_before_all_had_time_to_renew(
     beat.tick(106.1)
     assert owner() == b"returned"
     client.link.close()
+
+
+def test_a_sweep_that_redis_gets_late_returns_no_lease(make: Make, board: Board, redis_url: str, link: Link) -> None:
+    # given: a lease of a dead slot, and Redis' time heard when our clock said 100
+    Client(redis_url).submit(1.0)
+    lane, at = Queue(MODEL, "x").lanes[1], [100.0]
+    link.call("XREADGROUP", "GROUP", keys.GROUP, "h/9.x", "STREAMS", lane, ">")
+    beat = make(clock=lambda: at[0])
+    beat.tick(1.0)
+
+    def sweep(now: float) -> bytes:
+        (lease,) = link.call("XPENDING", lane, keys.GROUP, "-", "+", 1)
+        link.call("XCLAIM", lane, keys.GROUP, "h/9.x", 0, lease[0], "IDLE", 20_000, "JUSTID")
+        beat.tick(now)
+        return bytes(link.call("XPENDING", lane, keys.GROUP, "-", "+", 1)[0][1])
+
+    # when: a sweep is sent at 95, and stands in Redis' socket for five seconds
+    at[0] = 95.0
+    assert sweep(110.0) == b"h/9.x"
+    at[0] = 100.0
+    assert sweep(120.0) == b"returned"
+
+
+def test_after_an_answer_that_took_long_nobody_is_swept_before_all_could_renew(
+    make: Make, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = [5.0]
+    beat = make(clock=lambda: at[0])
+    call_all = beat._link.call_all
+
+    def slow(commands: Any) -> Any:
+        at[0] = 25.0
+        return call_all(commands)
+
+    monkeypatch.setattr(beat._link, "call_all", slow)
+    beat.tick(20.0)
+    assert (beat._next_sweep, beat._next_renewal) == (31.0, 0.0), "a lease later; its own are renewed at once"
+
+
+def test_a_slot_that_has_been_ready_for_a_while_is_called_steady_once(make: Make, board: Board) -> None:
+    called: list[float] = []
+    beat = make(on_steady=lambda: called.append(0))
+    for now in (1.0, 10.9):
+        beat.watch(now)
+    assert not called
+    for now in (11.0, 30.0):
+        beat.watch(now)
+    assert called == [0]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from broker.errors import ArtifactError
-from workers.failures import KNOWN, POLICIES, STICKY, Action, Kind, backoff_ms, classify, describe, policy_of
+from workers.failures import HARDWARE, KNOWN, POLICIES, STICKY, Action, Kind, backoff_ms, classify, describe, policy_of
 
 ASSERT = """CUDA error: device-side assert triggered
 Search for `cudaErrorAssert' in https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html for more information.
@@ -144,7 +144,9 @@ def test_every_documented_sticky_error_is_found_by_name_and_by_number() -> None:
         by_name = classify(RuntimeError(f"CUDA error: some text\nSearch for `{known.name}' in https://docs.nvidia.com"))
         by_number = classify(RuntimeError(f"CUDA failure {known.code}: some text ; GPU=0 ;"))
         for found in (by_name, by_number):
-            assert (found.code, found.kind is Kind.DEVICE_FAULT) == (known, known.code in STICKY), known
+            is_sticky = found.kind in (Kind.DEVICE_FAULT, Kind.DEVICE_BROKEN)
+            assert (found.code, is_sticky) == (known, known.code in STICKY), known
+            assert (found.kind is Kind.DEVICE_BROKEN) == (known.code in HARDWARE), known
 
 
 def test_every_kind_has_its_row_and_every_reason_leads_back_to_it() -> None:

@@ -81,3 +81,34 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "var").write_text("a file")
     with pytest.raises(ConfigError, match=r"cannot write .*/var/slot-0\.lock: .*; set pool\.var_dir to a folder"):
         Incarnation(tmp_path / "var", 0)
+
+
+def test_deaths_of_one_model_are_no_reason_to_keep_the_next_one_waiting(tmp_path: Path) -> None:
+    for model in ("one", "one", "one"):
+        before = Incarnation(tmp_path, 0)
+        before.begin(model)
+        before.close()
+    after = Incarnation(tmp_path, 0)
+    assert after.back_off_s() > 0
+    after.begin("another")
+    assert after.back_off_s() == 0.0
+    after.close()
+
+
+def test_what_is_owed_to_the_lives_before_is_handed_on_by_a_life_too_short_to_pay_it(tmp_path: Path) -> None:
+    # given: a life that was killed, and left an engine
+    killed = Incarnation(tmp_path, 0)
+    killed.begin("mlp")
+    killed.start_engine("cpu", 4711, "boot+1")
+    killed.settled()
+    killed.close()
+    # when: one that never came to its engine
+    live(tmp_path, ends="redis_lost")
+    # then
+    after = Incarnation(tmp_path, 0)
+    before = after.before
+    assert (before.model, before.device, before.engine_pid, before.engine_started) == ("mlp", "cpu", 4711, "boot+1")
+    # and once the engine is gone nobody looks for it again
+    after.forget_engine()
+    after.close()
+    assert live(tmp_path, ends="drained").note.engine_pid == 0

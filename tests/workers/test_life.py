@@ -13,9 +13,10 @@ import pytest
 
 from broker import keys, roster
 from broker.connection import Link
+from broker.errors import ConfigError, RedisUnavailable
 from broker.queue import Queue
 from broker.roster import Assignment
-from broker.settings import Settings
+from broker.settings import RedisSettings, Settings
 from tests import models
 from tests.wait import wait_until
 from tests.workers.test_blame import jobs
@@ -26,6 +27,7 @@ from workers.incarnation import Incarnation
 from workers.life import Life
 from workers.slot import Slot
 from workers.take_over import take_over
+from workers.waits import Stopped
 
 Make = Callable[..., Life]
 
@@ -159,6 +161,96 @@ def take_over_as_next(var: Path, link: Link, model: str) -> None:
     blame.begin(life.id)
     blame.close()
     life.close()
+
+
+def test_kills_of_an_idle_slot_are_no_reason_to_back_off_and_those_of_a_busy_one_are(
+    link: Link, tmp_path: Path
+) -> None:
+    var = tmp_path / "var"
+
+    def killed(*, holding: bool) -> float:
+        """The back-off of the life after one that is killed while ready."""
+        life, blame = Incarnation(var, 0), Blame(var, 0)
+        queue = Queue("former", f"h/0.{life.id}")
+        queue.ensure_groups(link)
+        take_over(link, [queue], slot="h/0", incarnation=life, blame=blame)
+        life.begin("former")
+        blame.begin(life.id)
+        life.ready()
+        if holding:
+            link.call("XADD", queue.lanes[1], "*", "b", b"x")
+            link.call("XREADGROUP", "GROUP", keys.GROUP, queue.consumer, "STREAMS", queue.lanes[1], ">")
+        blame.close()
+        life.close()
+        return life.back_off_s()
+
+    assert [killed(holding=False) for _ in range(4)] == [0.0] * 4
+    assert [killed(holding=True) for _ in range(3)] == [0.0, 1.0, 2.0]
+
+
+def test_a_life_that_was_ready_for_a_while_without_a_job_is_a_good_one(
+    make: Make, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.beat.STEADY_S", 0.0)
+    life = make()
+    thread = threading.Thread(target=life.live)
+    thread.start()
+    try:
+        wait_until(lambda: roster.ready(link, "mlp"), "the slot is ready", timeout=10)
+        wait_until(lambda: life.incarnation.note.has_settled, "that is noted")
+        assert life.incarnation.note.was_ready
+    finally:
+        life.stop()
+        thread.join(20)
+
+
+def test_a_life_that_never_reached_redis_leaves_its_word(make: Make, link: Link, tmp_path: Path) -> None:
+    life = make()
+    life.settings = msgspec.structs.replace(life.settings, redis=RedisSettings(url="unix:///nowhere/redis.sock"))
+    life.stop()
+    with pytest.raises(Stopped):
+        life.live()
+    after = Incarnation(tmp_path / "var", 0)
+    assert (after.before.exit, after.was_killed, after.back_off_s()) == ("drained", False, 0.0)
+    after.close()
+
+
+def test_a_life_for_which_redis_stays_away_leaves_its_word_and_the_page_of_the_life_before(
+    make: Make, link: Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.life.REDIS_PATIENCE_S", 0.05)
+    end_with_leases(tmp_path / "var", link, in_engine=1)
+    life = make()
+    life.settings = msgspec.structs.replace(life.settings, redis=RedisSettings(url="unix:///nowhere/redis.sock"))
+    with pytest.raises(RedisUnavailable):
+        life.live()
+    after, blame = Incarnation(tmp_path / "var", 0), Blame(tmp_path / "var", 0)
+    assert (after.before.exit, after.back_off_s()) == ("redis_lost", 0.0)
+    assert len(blame.read()[1]) == 1, "who was in the engine is known still"
+    blame.close()
+    after.close()
+
+
+def test_a_life_that_is_stopped_before_it_took_over_keeps_the_page_of_the_life_before(
+    make: Make, link: Link, tmp_path: Path
+) -> None:
+    end_with_leases(tmp_path / "var", link, in_engine=1)
+    life = make()
+    roster.assign(link, "h", 0, None)
+    life.stop()
+    assert life.live() is Exit.DRAINED
+    blame = Blame(tmp_path / "var", 0)
+    assert len(blame.read()[1]) == 1, "who was in the engine is known still"
+    blame.close()
+
+
+def test_a_failing_disk_under_the_page_is_named_and_is_no_kill(make: Make, link: Link, tmp_path: Path) -> None:
+    (tmp_path / "var" / "slot-0.batch").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"cannot write .*slot-0\.batch"):
+        make().live()
+    after = Incarnation(tmp_path / "var", 0)
+    assert (after.before.exit, after.back_off_s()) == ("misconfigured", 1.0)
+    after.close()
 
 
 def test_an_engine_that_survives_sigkill_quarantines_its_device_until_it_is_gone(

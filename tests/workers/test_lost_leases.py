@@ -10,9 +10,10 @@ from structlog.testing import capture_logs
 
 from broker import keys
 from broker.connection import Link
-from broker.queue import Queue
+from broker.queue import Fault, Queue
 from tests.wait import wait_until
 from tests.workers.fakes import MODEL, SPEC, Client, Doubler, LateEngine, RunningSlot, first
+from workers.forgotten import Forgotten
 
 
 @pytest.fixture
@@ -166,3 +167,15 @@ def test_forgotten_scripts_are_no_trouble_to_any_part_of_a_slot(redis_url: str, 
             client.link.reload()
     assert client.counters()["done"] == 300
     assert client.left() == (0, 0)
+
+
+def test_an_id_in_hand_that_comes_with_another_job_is_that_jobs_from_then_on() -> None:
+    # given: the slot claims what a failover gave the id to before it sees that the connection broke
+    forgotten = Forgotten()
+    forgotten.took(b"5-0", "cli-1")
+    assert forgotten.is_held(b"5-0", "cli-1"), "swept and claimed again: the copy in hand goes on"
+    assert not forgotten.is_held(b"5-0", "cli-77")
+    forgotten.took(b"5-0", "cli-77")
+    # then
+    faults = [Fault(1, b"5-0", 1, job_id, 0, "failed", 0, "test", b"") for job_id in ("cli-1", "cli-77")]
+    assert [one.id for one in forgotten.faults(faults)] == ["cli-77"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -14,7 +16,7 @@ import pytest
 
 from broker import embedded, keys, roster
 from broker.connection import Link
-from broker.messages import Kind
+from broker.messages import Kind, Status
 from broker.roster import Assignment
 from broker.settings import Settings, load
 from tests import models
@@ -23,6 +25,8 @@ from tests.workers.fakes import Client
 from workers import trust
 from workers.artifact import open_artifact
 from workers.blame import Blame
+from workers.exits import Exit
+from workers.incarnation import Incarnation
 from workers.life import Life
 
 GONE_WITHIN_S = 5.0
@@ -37,12 +41,14 @@ def preprocess(items):
     for item in items:
         if item.startswith("nap "):
             time.sleep(float(item[4:]))
+            print("slept")
     return [{{"x": np.full(4, len(item), np.float32)}} for item in items]
 """
-# A supervisord in three lines: starts the slot with the environment supervisord gives it, and waits.
+# A supervisord in three lines: starts the slot with the environment and the pipes supervisord gives it, and waits.
 PARENT = """
 import os, subprocess, sys
-subprocess.Popen(sys.argv[1:], env=os.environ | {"SUPERVISOR_ENABLED": "1"})
+pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+child = subprocess.Popen(sys.argv[1:], env=os.environ | {"SUPERVISOR_ENABLED": "1"}, **pipes)
 sys.stdin.read()
 """
 
@@ -56,7 +62,7 @@ class Pool:
         self.config = folder / "pool.toml"
         self.config.write_text(
             f'[redis]\nurl = "{url}"\n[pool]\nhost = "h"\ntrusted = "trusted.txt"\n'
-            '[slot]\nbeat_s = 0.1\nlease_s = 0.6\nblock_ms = 100\n[models.text]\nartifact = "text"\n'
+            '[slot]\nbeat_s = 0.1\nlease_s = 0.6\nblock_ms = 100\nhang_floor_s = 2.0\n[models.text]\nartifact = "text"\n'
         )
         artifact = models.text_length(folder / "text", source=PIPELINE.format(slow=str(self.slow)))
         self.settings: Settings = load(str(self.config), environ={})
@@ -70,13 +76,15 @@ class Pool:
         self.started: list[subprocess.Popen[bytes]] = []
         self.pids: set[int] = set()
 
-    def start(self, *, under_supervisor: bool = False) -> subprocess.Popen[bytes]:
+    def start(self, *, under_supervisor: bool = False, stderr: int = -1) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "workers", "--slot", "0", "--config", str(self.config)]
         if under_supervisor:
             command = [sys.executable, "-c", PARENT, *command]
         environ = {name: value for name, value in os.environ.items() if not name.startswith("SUPERVISOR_")}
         log = (self.folder / "slot.log").open("wb")
-        self.started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log, env=environ))
+        self.started.append(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log if stderr < 0 else stderr, env=environ)
+        )
         log.close()
         return self.started[-1]
 
@@ -161,6 +169,10 @@ def test_supervisord_and_redis_killed_at_once_leave_neither_slot_nor_engine(pool
     supervisor.kill()
     os.kill(pool.server_pid, signal.SIGKILL)
     wait_until(lambda: not is_alive(slot) and not is_alive(engine), "both are gone", timeout=GONE_WITHIN_S)
+    after = Incarnation(pool.folder / "var", 0)
+    assert after.before.exit == "drained"
+    after.close()
+    assert pool.in_engine() == 0, "its job is not to blame"
 
 
 def test_a_slot_whose_supervisord_was_killed_returns_its_batch_unmarked_and_ends(pool: Pool) -> None:
@@ -172,7 +184,43 @@ def test_a_slot_whose_supervisord_was_killed_returns_its_batch_unmarked_and_ends
     lane = keys.lane("text", "normal")
     ((_, consumer, _, deliveries),) = pool.link.call("XPENDING", lane, keys.GROUP, "-", "+", 10)
     assert (consumer, deliveries) == (b"returned", 1), "an orphan's batch is not to blame"
-    assert roster.exits(pool.link)[0].detail == "supervisord is gone"
+    (exit,) = roster.exits(pool.link)
+    assert (exit.reason, exit.detail) == ("drained", "supervisord is gone")
+
+    after = Incarnation(pool.folder / "var", 0)
+    assert after.before.exit == "drained"
+    after.close()
+
+
+def test_a_job_that_prints_after_its_supervisord_was_killed_is_answered(pool: Pool) -> None:
+    supervisor = pool.start(under_supervisor=True)
+    slot, _ = pool.pids_of("ready")
+    ids = pool.run_one("nap 0.4")
+    supervisor.kill()
+    (outcome,) = pool.client.wait(ids)
+    assert outcome.status is Status.DONE
+    wait_until(lambda: not is_alive(slot), "the slot is gone", timeout=GONE_WITHIN_S)
+
+
+def test_a_slot_that_hangs_in_its_own_log_ends_itself(pool: Pool) -> None:
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+    slot = pool.start(stderr=write)
+    _, engine = pool.pids_of("ready")
+    # when: who reads its standard error stands still, and there is something to say
+    os.set_blocking(write, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(write, b"x")
+    os.set_blocking(write, True)
+    pool.link.call("CLIENT", "KILL", "TYPE", "normal")
+    # then
+    try:
+        assert slot.wait(15) == Exit.HANG
+    finally:
+        os.close(read)
+        os.close(write)
+    wait_until(lambda: not is_alive(engine), "the engine is gone", timeout=GONE_WITHIN_S)
 
 
 def test_a_slot_that_was_stopped_past_its_lease_wakes_and_answers_nothing_twice(pool: Pool) -> None:

@@ -109,7 +109,7 @@ def test_limits_of_zero_are_off() -> None:
 def test_overlap_is_true_or_false_and_nothing_else_is(tmp_path: Path, line: str) -> None:
     file = tmp_path / "pool.toml"
     file.write_text(f'[models.mlp]\nartifact = "mlp"\nretire = {{ {line} }}\n')
-    with pytest.raises(ConfigError, match=r"\[models.mlp.retire\]: .* must be (true or false|a number)"):
+    with pytest.raises(ConfigError, match=r"\[models.mlp.retire\]: .* must be (true or false|a whole number)"):
         load(str(file), environ={})
     file.write_text('[models.mlp]\nartifact = "mlp"\nretire = { max_jobs = 7, overlap = true }\n')
     chosen = load(str(file), environ={})

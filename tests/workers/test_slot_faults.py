@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from broker import caps, keys
-from broker.connection import Link
+from broker.connection import Command, Link
 from broker.messages import Kind, Status
 from broker.queue import Queue
 from broker.spec import ModelSpec, TensorSpec
@@ -273,6 +273,63 @@ def test_on_a_device_that_another_process_has_filled_no_job_dies_and_none_is_mar
     assert len(leases) == 64
     with RunningSlot(redis_url, backend=Device()):
         assert {one.status for one in client.wait(ids)} == {Status.DONE}
+
+
+@pytest.mark.parametrize(
+    ("text", "deliveries"),
+    [("uncorrectable ECC error encountered", 1), ("an illegal memory access was encountered", 2)],
+)
+def test_a_device_whose_hardware_fails_marks_no_job(
+    redis_url: str, client: Client, link: Link, text: str, deliveries: int
+) -> None:
+    backend = Device(error=lambda: torch.AcceleratorError(f"CUDA error: {text}"))
+    slot = RunningSlot(redis_url, backend=backend)
+    ids = client.submit(*values((5, POISONS)))
+    slot.thread.start()
+    verdict = slot.join()
+    assert verdict.exit is Exit.DEVICE_FAULT
+    assert "the device failed: " in verdict.detail
+    leases = link.call("XPENDING", slot.queue.lanes[1], keys.GROUP, "-", "+", 1000)
+    assert {(lease[1], lease[3]) for lease in leases} == {(b"returned", deliveries)}
+    assert len(leases) == len(ids)
+
+
+def test_a_job_that_was_given_up_here_and_is_claimed_again_is_answered(
+    redis_url: str, client: Client, link: Link
+) -> None:
+    """Its lease was swept while it failed, so that nobody was told; the same slot gets it next, and now it succeeds."""
+    backend = Doubler()
+
+    def before() -> None:
+        backend.before = lambda: None
+        assert link.call(*Queue(MODEL, "sweeper").sweep(lease_ms=0))[0] == 1
+        raise ValueError("this once")
+
+    backend.before = before
+    with RunningSlot(redis_url, backend=backend):
+        (outcome,) = client.wait(client.submit(np.full((2, 4), 3.0)), within_s=5)
+    assert outcome.status is Status.DONE
+    assert client.left() == (0, 0)
+
+
+def test_what_was_learned_of_a_devices_memory_is_told_again_when_the_connection_breaks(
+    redis_url: str, client: Client, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot = RunningSlot(redis_url, engine=LateEngine(SPEC, Device(room=8)))
+    send, broken = Link.send, []
+
+    def breaking(self: Link, *commands: Command) -> None:
+        if self is slot.link and not broken and any(keys.caps(MODEL) in command for command in commands):
+            broken.append(True)
+            self.close()
+            raise ConnectionResetError("lost")
+        send(self, *commands)
+
+    monkeypatch.setattr(Link, "send", breaking)
+    with slot:
+        client.wait(client.submit(*values()))
+        wait_until(lambda: caps.load(link, MODEL, DEVICE), "the others know")
+    assert broken
 
 
 def test_neighbours_that_share_a_part_with_a_job_that_does_not_fit_are_answered(redis_url: str, client: Client) -> None:

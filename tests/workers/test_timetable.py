@@ -42,7 +42,15 @@ def test_an_unknown_size_counts_as_the_nearest_larger_or_as_the_largest() -> Non
     assert times.p99_ms(8, (200,)) == 320.0
     assert times.p99_ms(16, (128,)) == 2_000.0
     assert times.p99_ms(128, (512,)) == 2_000.0
-    assert times.p99_ms(32, ()) == 2_000.0, "raw input has no dims yet"
+
+
+def test_raw_input_whose_dims_nobody_knows_yet_is_given_the_time_of_the_largest() -> None:
+    times = table((8, (128,), 80.0), (8, (512,), 320.0), (64, (128,), 200.0), (64, (512,), 2_000.0))
+    assert times.p99_ms(8, ()) == 320.0
+    assert times.p99_ms(32, ()) == 2_000.0
+    assert times.p99_ms(128, ()) == 2_000.0
+    times.note(8, (), 5.0)
+    assert times.hang_limit_s(8, ()) == 6.4, "one that was quick says nothing about a long one"
 
 
 def test_an_engine_may_be_silent_for_the_floor_and_for_many_times_its_usual_time() -> None:

@@ -55,7 +55,12 @@ def overload(seconds: int) -> Seen:
     seen = Seen()
     capacity = 2 * OVERLOAD_ROWS / (OVERLOAD_MS / 1e3)
     with (
-        staged(forward_ms=OVERLOAD_MS, model={"max_rows": OVERLOAD_ROWS}, queue={"max_jobs": OVERLOAD_DEPTH}) as stage,
+        staged(
+            forward_ms=OVERLOAD_MS,
+            model={"max_rows": OVERLOAD_ROWS},
+            queue={"max_jobs": OVERLOAD_DEPTH},
+            retire={"max_jobs": 0},
+        ) as stage,
         judged(stage, seen) as hand_in,
     ):
         pids = [int(state["pid"]) for state in stage.ready().values()]

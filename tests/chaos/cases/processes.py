@@ -10,7 +10,8 @@ from collections import Counter
 from dataclasses import dataclass
 from statistics import quantiles
 
-from broker import roster
+from broker import keys, roster
+from broker.messages import LANES
 from operators import pool
 from operators.supervisor import is_alive
 from tests.chaos import fake, slot
@@ -201,13 +202,15 @@ def scaling(rounds: int) -> Seen:
 
 
 def supervisord_killed(count: int) -> Seen:
-    """kill -9 of supervisord: no engine outlives it by 5 s, and the next `up` goes on with what waits."""
+    """kill -9 of supervisord: no engine outlives it by 5 s, each slot says why it went and returns what it held unmarked, and the
+    next `up` goes on with what waits."""
     seen = Seen()
     gone_s = 0.0
     with staged() as stage, judged(stage, seen) as hand_in, Traffic(stage.url, per_s=200) as traffic:
         for _ in range(count):
             states = _await_worked(stage, 2)
             engines = [int(state["engine_pid"]) for state in states.values()]
+            slots = [int(state["pid"]) for state in states.values()]
             os.kill(stage.supervisor.pid(), signal.SIGKILL)
             began = time.monotonic()
             seen.faults += 1
@@ -215,6 +218,9 @@ def supervisord_killed(count: int) -> Seen:
                 time.sleep(0.01)
             gone_s = max(gone_s, time.monotonic() - began)
             seen.expect(gone_s < ORPHANS_GONE_S, f"an engine outlived supervisord by {gone_s:.1f} s")
+            while any(map(is_alive, slots)) and time.monotonic() - began < 2 * ORPHANS_GONE_S:
+                time.sleep(0.01)
+            _expect_good_ends(seen, stage, 2 * seen.faults)
             began = time.monotonic()
             stage.up()
             loads = [float(state["load_s"]) for state in stage.wait_ready(2).values()]
@@ -222,6 +228,18 @@ def supervisord_killed(count: int) -> Seen:
         hand_in(traffic.finish())
     seen.note(engines_gone_after_s=round(gone_s, 2))
     return seen
+
+
+def _expect_good_ends(seen: Seen, stage: Stage, count: int) -> None:
+    """So many slots drained because supervisord was gone, and hold nothing; what they held has no mark."""
+    ends = [one for one in roster.exits(stage.link) if one.detail == "supervisord is gone"]
+    seen.expect([one.reason for one in ends] == ["drained"] * count, f"{len(ends)} of {count} slots said why they went")
+    for lane in LANES:
+        for _, consumer, _, deliveries in stage.call(
+            "XPENDING", keys.lane(fake.MODEL, lane), keys.GROUP, "-", "+", 10_000
+        ):
+            seen.expect(consumer == keys.RETURNED.encode(), f"{consumer!r} still holds a lease")
+            seen.expect(deliveries == 1, "an orphan's job was marked")
 
 
 CASES = (

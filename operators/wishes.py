@@ -1,0 +1,71 @@
+"""What this host wants, as it stands in Redis: assignments and counts. Written by `up`, changed by `scale`, taken back by `down`.
+
+Starts and stops nothing: who changes these words does that beside.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from broker import overlap, roster
+from broker.connection import LOST, Link
+from broker.errors import RedisUnavailable
+from broker.overlap import Request
+from broker.roster import Assignment
+from broker.settings import Settings
+from operators.plan import plan
+from operators.reach import reach
+
+
+def publish(settings: Settings, link: Link) -> dict[int, Assignment]:
+    """Writes assignments and wanted as pool.toml has them, and takes back what an earlier pool of this host left."""
+    host, planned = settings.host, plan(settings)
+    overlap.clear(link, host)
+    for number in roster.assignments(link, host).keys() - planned.keys():
+        roster.assign(link, host, number, None)
+    for number, given in planned.items():
+        roster.assign(link, host, number, given)
+    for model in {*roster.models(link), *settings.models}:
+        count = settings.models[model].slots if model in settings.models else 0
+        if count or roster.wanted(link, model).get(host):
+            roster.want(link, host, model, count)
+    return planned
+
+
+def withdraw(settings: Settings) -> int:
+    """This host wants no slots any more; the number of jobs left in the queues. Redis may be away: then 0."""
+    try:
+        link = reach(settings)
+        host, queued = settings.host, 0
+        overlap.clear(link, host)
+        for number in roster.assignments(link, host):
+            roster.assign(link, host, number, None)
+        for model in {*roster.models(link), *settings.models}:
+            if roster.wanted(link, model).get(host):
+                roster.want(link, host, model, 0)
+            replies: list[Any] = link.call_all(roster.depth_commands(model))
+            queued += sum(count for count in replies[:4] if isinstance(count, int))
+        link.close()
+    except (*LOST, RedisUnavailable):
+        return 0
+    return queued
+
+
+def assigned(settings: Settings) -> tuple[int, ...]:
+    """Numbers of the slots that shall run on this host."""
+    link = reach(settings)
+    numbers = tuple(roster.assignments(link, settings.host))
+    link.close()
+    return numbers
+
+
+def passing(requests: dict[int, Request]) -> frozenset[int]:
+    """Slots that stand beside the one that is counted: spares that have not taken over, and those whose spare has."""
+    spares = {one.spare for one in requests.values() if one.phase in ("loading", "refused") and one.spare >= 0}
+    return frozenset(spares | {number for number, one in requests.items() if one.phase == "swapping"})
+
+
+def per_model(assignments: dict[int, Assignment]) -> Counter[str]:
+    """How many slots each model has."""
+    return Counter(given.model for given in assignments.values())
