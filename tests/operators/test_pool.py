@@ -124,6 +124,9 @@ def test_a_slot_that_backs_off_is_waited_for(configured: Settings) -> None:
     note = configured.var / "slot-1.backing-off"
     note.touch()
     since_ms = pool.up(configured, say=quiet).since_ms
+    link = reach(configured, is_reading=True)
+    wait_until(lambda: all(roster.states(link, ["box/0", "box/1"]).values()))
+    link.close()
     # then
     with pytest.raises(
         SupervisorError, match=r"not ready within 0\.5 s: slot 1: 5 lives .*killed\); it tries again by itself"
