@@ -68,7 +68,7 @@ class Reconciler:
                 if place.state != "EXITED" or now - past.at_rest_since >= EXITED_FOR_S:
                     kind = "revive" if place.state == "FATAL" else "start again"
                     actions.append(Action("start", place.number, kind, f"it is wanted and was {place.state}"))
-            elif place.is_up and len(past.starts) == QUICK_DEATHS and now - past.starts[0] < QUICK_S:
+            elif place.is_up and past.is_dying_unheard(now, place.beat_age_s):
                 why = f"{QUICK_DEATHS} starts in {QUICK_S:g} s without a word; tried again in {past.pause_s:g} s"
                 actions.append(Action("stop", place.number, "pause", why))
         return actions
@@ -122,6 +122,15 @@ class _Past:
         self.next_try = 0.0
         self.at_rest_since = 0.0
         self.kill_again = 0.0
+
+    def is_dying_unheard(self, now: float, beat_age_s: float | None) -> bool:
+        """Whether it was started again and again in a short time, and no life of it announced itself in between.
+
+        A slot that retires every second is seen between two lives at each look; what it announced says that it lives.
+        """
+        if len(self.starts) < QUICK_DEATHS or now - self.starts[0] >= QUICK_S:
+            return False
+        return beat_age_s is None or beat_age_s > now - self.starts[0]
 
     @property
     def pause_s(self) -> float:

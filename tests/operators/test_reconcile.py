@@ -85,7 +85,7 @@ def test_a_program_that_ends_at_once_time_and_again_is_given_a_pause(reconciler:
     found: list[Action] = []
     for turn in range(QUICK_DEATHS):
         reconciler.started(0, turn * 0.2)
-        found += look(reconciler, turn * 0.2, place(pid=200 + turn, is_current=False, up_s=0.1))
+        found += look(reconciler, turn * 0.2, place(pid=200 + turn, is_current=False, up_s=0.1, beat_age_s=None))
     assert told(found) == [("stop", 0, "pause")]
     assert look(reconciler, 2.5, place(state="STOPPED")) == []
     assert told(look(reconciler, 3.5, place(state="STOPPED"))) == [("start", 0, "start again")]
@@ -95,6 +95,15 @@ def test_slots_that_are_killed_often_but_speak_are_given_none(reconciler: Reconc
     for turn in range(40):
         reconciler.started(0, turn * 0.2)
         assert look(reconciler, turn * 0.2, place(pid=200 + turn)) == []
+
+
+def test_slots_that_retire_so_fast_that_each_look_falls_between_two_lives_are_given_none(
+    reconciler: Reconciler,
+) -> None:
+    for turn in range(40):
+        reconciler.started(0, turn * 0.2)
+        between = place(pid=200 + turn, is_current=False, up_s=0.1, beat_age_s=0.3)
+        assert look(reconciler, turn * 0.2, between) == []
 
 
 def test_a_slot_that_belongs_to_nothing_is_stopped_but_not_after_redis_was_emptied(reconciler: Reconciler) -> None:
