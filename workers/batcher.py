@@ -124,6 +124,10 @@ class Batcher:
         heads = [lane[0].job.submitted_ms for lane in self._lanes if lane]
         return min(heads, default=0)
 
+    def first_lane(self) -> int | None:
+        """The highest lane in which a job waits here; None when none does."""
+        return next((number for number, lane in enumerate(self._lanes) if lane), None)
+
     def clear(self) -> list[Job]:
         """Takes all jobs out, started ones too."""
         jobs = [waiting.job for lane in self._lanes for waiting in lane]

@@ -1,12 +1,14 @@
 """Keeps the engine busy: hands it batches, collects its answers, notices when it died or hangs.
 
-Knows slabs and the engine, not Redis: jobs come in as batches and go out as outcomes. The next batch is handed over
-before the finished one is encoded, so that encoding overlaps with the forward. What failed is for `triage`.
+Knows slabs and the engine, not Redis: jobs come in as batches and go out as outcomes. At most one batch runs and one more is
+sent ahead, each in its slab; answers come in order. An engine that waits gets its next batch before the finished one is
+encoded, so that encoding overlaps with the forward either way. What failed is for `triage`.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -65,12 +67,12 @@ class Runner:
         self._timetable = timetable
         self._blame = blame
         self._clock = clock
-        self._running: Batch | None = None
+        self._sent: deque[Batch] = deque()  # with the engine, in order: the first one runs
         self._finished: tuple[Batch, Ran] | None = None
         self._triage = Triage(outcomes=outcomes, caps=caps, bucket=bucket, drop=drop, redis_ms=redis_ms)
         self._halves = self._triage.parts  # of failed batches, run before anything else
-        self._is_measuring = False
-        self._began = 0.0
+        self._is_measuring = False  # or shall, as soon as the engine has answered the rest
+        self._began = 0.0  # of what the engine does now
         self._looked_at = 0.0
         self._seq = 0
 
@@ -79,7 +81,7 @@ class Runner:
     @property
     def is_idle(self) -> bool:
         """Whether the engine waits for work."""
-        return self._running is None and not self._is_measuring
+        return not self._sent and not self._is_measuring
 
     @property
     def is_empty(self) -> bool:
@@ -89,21 +91,22 @@ class Runner:
     @property
     def rows(self) -> int:
         """Rows handed over and not answered yet."""
-        halves = sum(half.rows for half in self._halves)
-        return halves + (self._running.rows if self._running is not None else 0)
+        return sum(batch.rows for batch in self._halves) + sum(batch.rows for batch in self._sent)
 
     def fileno(self) -> int:
         return self._engine.fileno()
 
     def jobs(self) -> dict[bytes, Job]:
         """Jobs under way, by entry."""
-        batches = [*self._halves, *([self._running] if self._running is not None else [])]
-        return {piece.job.entry: piece.job for batch in batches for piece in batch.pieces}
+        return {piece.job.entry: piece.job for batch in (*self._halves, *self._sent) for piece in batch.pieces}
 
     # --- working ------------------------------------------------------------------------------
 
-    def advance(self, pack: Callable[[], Batch | None]) -> None:
-        """Hands over what there is, and encodes what is finished into `ended` and `faults`."""
+    def advance(self, pack: Callable[[], Batch | None], pack_ahead: Callable[[], Batch | None] = lambda: None) -> None:
+        """Hands over what there is, and encodes what is finished into `ended` and `faults`.
+
+        `pack` gives the next batch to an engine that waits, `pack_ahead` to one that works: one that gains nothing by waiting.
+        """
         if self._finished is None:
             self._dispatch(pack)
         while self._finished is not None:
@@ -114,20 +117,27 @@ class Runner:
             if not self._halves:  # no batch is in parts any more
                 self.learned += self._caps.settle()
             self._dispatch(pack)  # into the other slab: this one's outputs are still to be read
-            if ran.error:
-                continue
-            ended_ms = self._redis_ms()
-            clocked = Clocked(ended_ms - ran.forward_ms, ended_ms)
-            slab = self._engine.slabs[ran.seq % SLABS]
-            results = self._outcomes.of(batch, ran, slab, clocked, self._claimed_ms)
-            self.ended += results.ended
-            self.faults += results.faults
-            self.forward_ms += 0.2 * (ran.forward_ms - self.forward_ms)
-            self.on_batch(batch, ran)
+            if not ran.error:
+                self._encode(batch, ran)
+        if len(self._sent) == 1 and not self._is_measuring and not self._halves and self.death is None:
+            ahead = pack_ahead()
+            if ahead is not None:
+                self._hand_over(ahead)
+
+    def _encode(self, batch: Batch, ran: Ran) -> None:
+        ended_ms = self._redis_ms()
+        clocked = Clocked(ended_ms - ran.forward_ms, ended_ms)
+        slab = self._engine.slabs[ran.seq % SLABS]
+        results = self._outcomes.of(batch, ran, slab, clocked, self._claimed_ms)
+        self.ended += results.ended
+        self.faults += results.faults
+        self.forward_ms += 0.2 * (ran.forward_ms - self.forward_ms)
+        self.on_batch(batch, ran)
 
     def measure(self) -> None:
-        """Asks the engine for its memory, if it is idle; the answer comes as `usage`."""
-        if self.is_idle and self.death is None:
+        """Asks the engine for its memory; the answer comes as `usage`, after those of the batches it has."""
+        if not self._is_measuring and self.death is None:
+            self._begin()
             self._is_measuring = True
             self._send(Measure())
 
@@ -138,17 +148,18 @@ class Runner:
         except EngineDied as death:
             self._bury(death)
             return
-        if self._blame is not None:
-            self._blame.clear()
+        self._began = self._clock()
         if isinstance(answer, Measured):
             self._is_measuring = False
             self.usage = answer
             return
-        assert self._running is not None, "an answer to a batch nobody sent"
+        assert self._sent, "an answer to a batch nobody sent"
+        batch = self._sent.popleft()
+        if self._blame is not None:
+            self._blame.clear(answer.seq)
         if not answer.error:
-            self._timetable.note(self._running.bucket, self._running.dims, answer.forward_ms)
-        self._finished = (self._running, answer)
-        self._running = None
+            self._timetable.note(batch.bucket, batch.dims, answer.forward_ms)
+        self._finished = (batch, answer)
 
     def check_hang(self) -> None:
         """Kills an engine that has been silent past its limit; call it each turn, whatever else is going on."""
@@ -165,8 +176,9 @@ class Runner:
             self._bury(EngineDied(f"the engine was silent for {silent_s:.0f} s{survives}"))
 
     def _hang_limit_s(self) -> float:
-        batch = self._running
-        return self._timetable.floor_s if batch is None else self._timetable.hang_limit_s(batch.bucket, batch.dims)
+        if not self._sent:
+            return self._timetable.floor_s
+        return self._timetable.hang_limit_s(self._sent[0].bucket, self._sent[0].dims)
 
     def took(self, jobs: list[Job]) -> None:
         """Jobs were claimed, some perhaps once more."""
@@ -180,26 +192,31 @@ class Runner:
         if not self.is_idle or self.death is not None:
             return
         batch = self._halves.pop() if self._halves else pack()
-        if batch is None:
-            return
-        self._running = batch
+        if batch is not None:
+            self._hand_over(batch)
+
+    def _hand_over(self, batch: Batch) -> None:
         self._seq += 1
         index = self._seq % SLABS
         message = self._stower.stow(batch, self._engine.slabs[index], seq=self._seq, index=index)
         if self._blame is not None:
-            self._blame.note([piece.job for piece in batch.pieces])
+            self._blame.note(self._seq, [piece.job for piece in batch.pieces])
+        self._begin()
+        self._sent.append(batch)
         self._send(message)
 
+    def _begin(self) -> None:
+        if self.is_idle:  # else it began with the answer to what the engine does now
+            self._began = self._clock()
+
     def _send(self, message: Run | Measure) -> None:
-        self._began = self._clock()
         try:
             self._engine.send(message)
         except EngineDied as death:
-            if self._running is not None:  # it never got there, so its jobs are not to blame
-                self._halves.append(self._running)
-                self._running = None
+            if isinstance(message, Run):  # it never got there, so its jobs are not to blame
+                self._halves.append(self._sent.pop())
                 if self._blame is not None:
-                    self._blame.clear()
+                    self._blame.clear(message.seq)
             self._bury(death)
             return
         if self._engine.fileno() < 0:  # an inline engine has answered already
@@ -217,10 +234,14 @@ class Runner:
 
     def _quit(self, batch: Batch, ran: Ran, *, is_blamed: bool) -> None:
         """The device is broken or full: nothing more is asked of this engine, whether it ends by itself or not."""
+        self._halves += self._sent  # what was sent ahead never ran
+        self._sent.clear()
+        if self._blame is not None:
+            self._blame.clear()
         if is_blamed:
-            self._running = batch
+            self._sent.append(batch)
             if self._blame is not None:  # for the next life, should Redis not hear of the marks now
-                self._blame.note([piece.job for piece in batch.pieces])
+                self._blame.note(ran.seq, [piece.job for piece in batch.pieces])
         else:
             self._halves.append(batch)
         self.has_failed_device = True
@@ -235,5 +256,5 @@ class Runner:
         self._is_measuring = False
 
     def blamed(self) -> list[Job]:
-        """Jobs of the batch in the engine when it died."""
-        return [piece.job for piece in self._running.pieces] if self._running is not None else []
+        """Jobs of the batch in the engine when it died; one sent ahead had not begun."""
+        return [piece.job for piece in self._sent[0].pieces] if self._sent else []

@@ -19,6 +19,7 @@ from broker import caps as learned
 from broker.messages import Job
 from broker.queue import Fault, Queue
 from broker.settings import SlotSettings
+from workers.ahead import Ahead
 from workers.batcher import Batch, Batcher
 from workers.blame import Blame
 from workers.board import Board
@@ -100,6 +101,7 @@ class Slot:
             queue=queue, leases=self._leases, runner=self._runner, batcher=batcher, retirement=retirement, board=board,
             settings=settings, hurry=hurry, wake=self._wake, clock=clock,
         )  # fmt: skip
+        self._ahead = Ahead()
         self._poller = select.poll()
         self._polled: set[int] = set()
 
@@ -122,7 +124,7 @@ class Slot:
             now = self._board.progress_at = self._clock()
             if leaving.verdict is not None and not self._leases.is_leaving:
                 leaving.begin(leaving.verdict, now)
-            self._runner.advance(self._pack)
+            self._runner.advance(self._pack, self._pack_ahead)
             self._watch_usage(now)
             if self._runner.death is not None:
                 return leaving.bury()
@@ -136,6 +138,7 @@ class Slot:
 
     def _take(self, jobs: list[Job]) -> list[Fault]:
         self._runner.took(jobs)
+        self._ahead.note(jobs[0].lane, jobs[-1].lane, self._clock())
         return [
             fault_of(misfit.job, "failed", reason="invalid_input", text=misfit.text, now_ms=self._leases.redis_ms())
             for misfit in self._batcher.add(jobs)
@@ -150,6 +153,16 @@ class Slot:
         ):
             return None
         if self._leaving.verdict is not None or self._patience_ms() > 0:
+            return None
+        return self._batcher.pack()
+
+    def _pack_ahead(self) -> Batch | None:
+        """The batch after the one that runs, once waiting for its turn gains it nothing."""
+        lane = self._batcher.first_lane()
+        if lane is None or self._leaving.verdict is not None:
+            return None
+        is_full, now = self._room_rows() <= 0, self._clock()
+        if not self._ahead.may_send(lane, self._runner.forward_ms, is_full=is_full, now=now):
             return None
         return self._batcher.pack()
 

@@ -137,7 +137,8 @@ class Watched(Runner):
             engine=engine, stower=unused, outcomes=unused, bucket=unused, drop=unused, redis_ms=unused,
             claimed_ms={}, caps=unused, timetable=Timetable(floor_s=60.0, factor=20.0), clock=lambda: self.now,
         )  # fmt: skip
-        self._running, self._began = Batch([], 1, 1, ()), self.now
+        self._sent.append(Batch([], 1, 1, ()))
+        self._began = self.now
         self.check_hang()
 
     def sees(self, now: float) -> bool:

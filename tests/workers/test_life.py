@@ -132,7 +132,7 @@ def end_with_leases(var: Path, link: Link, *, in_engine: int, was_killed: bool =
     for lease in link.call("XPENDING", lane, keys.GROUP, "-", "+", 10):
         link.call("XCLAIM", lane, keys.GROUP, queue.consumer, 0, lease[0], "RETRYCOUNT", lease[3], "JUSTID")
     if in_engine:
-        blame.note(jobs(*((1, entry) for entry in held[:in_engine])))
+        blame.note(1, jobs(*((1, entry) for entry in held[:in_engine])))
     if not was_killed:
         blame.clear()
         life.end("redis_lost", is_fault=False)
