@@ -6,7 +6,7 @@ RUN = .venv/bin/python
 STAMP = .venv/.installed
 WORKERS = -n 3 --dist loadfile # most tests wait for processes; a file stays on one worker, its servers are shared
 
-.PHONY: setup demo test test-full check bench chaos soak fuzz clean
+.PHONY: setup demo test test-full check bench scale gpu chaos soak fuzz clean
 
 setup: $(STAMP)
 
@@ -35,9 +35,26 @@ check: setup
 fuzz: setup
 	@$(RUN) -m tests.fuzz
 
-# make bench QUICK=1 ends within a minute
+# beside the bare loop and the peers, which are installed into var/peers at first use; QUICK=1 ends within a minute
 bench: setup
+	@$(RUN) -c 'import matplotlib' 2>/dev/null || $(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt matplotlib || true
 	@$(RUN) -m benchmarks.bench $(if $(QUICK),--quick)
+
+# how the cost scales: slots, backlog, payload, producers, idle; QUICK=1 ends within a minute, ONLY=backlog takes one part
+scale: setup
+	@$(RUN) -m benchmarks.scale $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+
+# on a machine with torch and a CUDA device, by $(PYTHON) if its torch sees one, else by .venv: the GPU's tests, then the bare
+# loop against the pool into benchmarks/results/gpu.json; GPU_ARGS='--rows 16 --retirements 20' takes less
+gpu:
+	@for python in $(PYTHON) $(RUN); do \
+		if $$python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then \
+			$$python -m pytest -q -o minversion=7 -m gpu tests/gpu; tests=$$?; \
+			$$python -m benchmarks.gpu $(GPU_ARGS) && exit $$tests; exit 1; \
+		fi; \
+	done; \
+	echo "make gpu: neither $(PYTHON) nor $(RUN) has a torch that sees a CUDA device; name one with PYTHON=..., nvidia-smi shows the driver's devices"; \
+	exit 1
 
 # every fault a pool can meet, under load; QUICK=1 ends within six minutes
 chaos: setup

@@ -21,13 +21,17 @@ TIMEOUT_S = 60.0
 
 
 class Flood(msgspec.Struct, frozen=True):
-    """One flood. CPU in microseconds a job, by process; `commands` are Redis commands a job, those in scripts included."""
+    """One flood. CPU in microseconds a job, by process; `commands` are Redis commands a job, those in scripts included.
+
+    `redis_bytes` is what Redis read and wrote on its connections, a job.
+    """
 
     jobs_per_s: float
     submit_s: float
     decode_s: float
     cpu_us: dict[str, float]
     commands: float
+    redis_bytes: float
 
 
 def rows(count: int, features: int, seed: int = 1) -> NDArray[np.float32]:
@@ -41,7 +45,7 @@ def through_penstock(stand: Stand, producer: Producer, x: NDArray[np.float32]) -
         "producer": os.getpid(), "slot": stand.slot_pid, "engine": stand.engine_pid,
         "redis": machine.server_pid(stand.link),
     }  # fmt: skip
-    before = machine.commands(stand.link)
+    before, bytes_before = machine.commands(stand.link), machine.net_bytes(stand.link)
     meter = Meter(pids)
     started = time.perf_counter()
     handles = producer.submit_many(stand.model, x)
@@ -52,18 +56,19 @@ def through_penstock(stand: Stand, producer: Producer, x: NDArray[np.float32]) -
     received = time.perf_counter()
     cpu_us = meter.per_job(len(x))
     commands = (machine.commands(stand.link) - before) / len(x)
+    redis_bytes = (machine.net_bytes(stand.link) - bytes_before) / len(x)
     if not all(is_done):
         raise RuntimeError(f"{is_done.count(False)} of {len(x)} jobs are not done")
     for handle in handles:
         handle.result(TIMEOUT_S)
     decoded = time.perf_counter()
-    return Flood(len(x) / (received - started), submitted - started, decoded - received, cpu_us, commands)
+    return Flood(len(x) / (received - started), submitted - started, decoded - received, cpu_us, commands, redis_bytes)
 
 
 def through_the_bare_loop(producer: bare.Producer, worker_pid: int, x: NDArray[np.float32]) -> Flood:
     """The loop's."""
     link = producer.link
-    before = machine.commands(link)
+    before, bytes_before = machine.commands(link), machine.net_bytes(link)
     meter = Meter({"producer": os.getpid(), "worker": worker_pid, "redis": machine.server_pid(link)})
     started = time.perf_counter()
     producer.submit(x)
@@ -72,8 +77,9 @@ def through_the_bare_loop(producer: bare.Producer, worker_pid: int, x: NDArray[n
     received = time.perf_counter()
     cpu_us = meter.per_job(len(x))
     commands = (machine.commands(link) - before) / len(x)
+    redis_bytes = (machine.net_bytes(link) - bytes_before) / len(x)
     producer.forget()
-    return Flood(len(x) / (received - started), submitted - started, 0.0, cpu_us, commands)
+    return Flood(len(x) / (received - started), submitted - started, 0.0, cpu_us, commands, redis_bytes)
 
 
 class Meter:

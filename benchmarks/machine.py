@@ -71,8 +71,23 @@ def commands(link: Link) -> int:
     )
 
 
+def net_bytes(link: Link) -> int:
+    """Bytes Redis has read from and written to its clients so far."""
+    stats = read_info(link, "stats")
+    return int(stats["total_net_input_bytes"]) + int(stats["total_net_output_bytes"])
+
+
 def cpu_s(pid: int) -> float:
-    """User and system time a process has used, its threads included, in steps of a clock tick (10 ms)."""
+    """User and system time a process's threads have used, by the scheduler's own clock (ns).
+
+    Where the kernel keeps no schedstat it comes in steps of a clock tick (10 ms).
+    """
+    try:
+        used_ns = [int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    except (OSError, ValueError, IndexError):  # a thread that ended in between
+        used_ns = []
+    if any(used_ns):
+        return sum(used_ns) / 1e9
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) * TICK_S
 

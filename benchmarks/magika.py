@@ -10,13 +10,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import msgspec
 
-from benchmarks import bare
+from benchmarks import bare, files, report, spread
 from benchmarks.files import Sample
-from benchmarks.stand import ROOT, Stand, clean_environment
+from benchmarks.sizes import Size
+from benchmarks.spread import Figures
+from benchmarks.stand import ROOT, Stand, clean_environment, slot
+from broker.embedded import temporary_server
 from producer import Producer
 from workers.artifact import open_artifact
 from workers.pipeline import load_pipeline
@@ -37,6 +41,52 @@ class Speed(msgspec.Struct, frozen=True):
     files_per_s: float
     mean_batch: float
     labels: list[str]
+
+
+def measure(folder: Path, size: Size, raw: Figures) -> Figures:
+    """Bare and ours in turns; labels must agree but for those at the edge."""
+    try:
+        artifact = build()
+    except Missing as missing:
+        print(f"bench: {missing}; magika is left out", file=sys.stderr)
+        return {}
+    samples = files.find(size.magika_files)
+    loop = BareLoop(artifact)
+    bares: dict[int, list[Speed]] = {batch: [] for batch in BATCHES}
+    ours: list[Speed] = []
+    with (
+        temporary_server(folder / "magika") as url,
+        slot(folder / "magika", url, "magika", artifact) as stand,
+        Producer(url) as producer,
+    ):
+        through_penstock(stand, producer, samples[:64])  # warm-up
+        for batch in BATCHES:
+            loop.measure(samples[:64], batch)
+        for _ in range(size.magika_rounds):
+            for batch, speeds in bares.items():
+                speeds.append(loop.measure(samples, batch))
+            ours.append(through_penstock(stand, producer, samples))
+        about = report.about(stand.link)
+    raw["magika"] = {
+        "bare": {str(batch): [one.files_per_s for one in speeds] for batch, speeds in bares.items()},
+        "ours": [one.files_per_s for one in ours],
+    }
+    fastest = max(bares, key=lambda batch: median(one.files_per_s for one in bares[batch]))
+    pairs = list(zip(bares[fastest], ours, strict=True))
+    differing = max(
+        sum(a != b for a, b in zip(one.labels, mine.labels, strict=True)) for one, mine in pairs
+    )  # other batch sizes round otherwise: a file between two labels may fall to either side
+    found = {
+        **about,
+        **spread.of("magika_ratio", [mine.files_per_s / one.files_per_s for one, mine in pairs], 3),
+        **spread.of("magika_files_per_s", [mine.files_per_s for mine in ours], 1),
+        "magika_mean_batch": round(median(mine.mean_batch for mine in ours), 1),
+        "magika_files": len(samples),
+        "magika_labels_differing": differing,
+    }
+    for batch, speeds in bares.items():
+        found |= spread.of(f"bare_magika_{batch}_files_per_s", [one.files_per_s for one in speeds], 1)
+    return found
 
 
 def build() -> Path:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from benchmarks import machine
 from broker.connection import Link
@@ -27,6 +28,13 @@ def table(rows: Sequence[Row], *, right: Sequence[int] = (1,)) -> str:
         if number == 0:
             lines.append("  ".join("-" * width for width in widths))
     return "\n".join(lines)
+
+
+def markdown(rows: Sequence[Row], *, right: Sequence[int] = (1,)) -> str:
+    """The same as a Markdown table."""
+    marks = ["---:" if column in right else "---" for column in range(len(rows[0]))]
+    lines = [rows[0], marks, *rows[1:]]
+    return "\n".join(f"| {' | '.join(cell.strip() for cell in row)} |" for row in lines)
 
 
 def about(link: Link) -> dict[str, Any]:
@@ -51,9 +59,15 @@ def verdict(value: float | None, *, least: float | None = None, most: float | No
 
 def write(path: Path, figures: dict[str, Any]) -> None:
     """One JSON object, a key per line."""
+    text = msgspec.json.format(msgspec.json.encode(figures), indent=2).decode()
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """The file with this text, and never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(figures, indent=2) + "\n")
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(text.rstrip("\n") + "\n")
     fresh.replace(path)
 
 

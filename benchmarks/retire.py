@@ -15,11 +15,15 @@ import msgspec
 from benchmarks import flood, report
 from benchmarks.ledger import Ledger
 from benchmarks.pools import Pool, running
+from benchmarks.sizes import Size
+from benchmarks.spread import Figures
 from broker import roster
 from broker.connection import LOST, Link
 from broker.errors import JobFailed, ResultExpired, ResultTimeout
+from examples.mlp.build import build
 from producer import Handle, Producer
 
+FEATURES, HIDDEN = 64, 128
 JOBS = 20_000
 # At most, and below the 400 asked for: while one slot restarts, the other passes its limit by as much as comes in.
 JOBS_PER_S = 100  # at 200 a slot that is due waits so often for the other to start again that 35 to 37 came out
@@ -72,6 +76,28 @@ class Watch:
             except LOST:
                 self.counts.append(0)
                 return
+
+
+def measure(folder: Path, size: Size, raw: Figures) -> Figures:
+    """The storm as flat keys; its length is the same for every size."""
+    build(folder / "storm-mlp", features=FEATURES, hidden=HIDDEN)
+    found = storm(folder / "storm.toml", folder / "storm-mlp", FEATURES)
+    raw["retire"] = found
+    return {
+        **found.about,
+        "retire_server": found.about["server"],
+        "retirements": found.retirements,
+        "ready_never_zero": found.least_ready > 0,
+        "ready_least": found.least_ready,
+        "ready_looks": found.looks,
+        "retire_jobs": found.jobs,
+        "retire_jobs_per_s": round(found.jobs_per_s, 1),
+        "retire_lost": found.lost,
+        "retire_twice": found.twice,
+        "retire_failed": found.failed,
+        "retire_fatal": len(found.fatal),
+        "retire_restarts": found.restarts,
+    }
 
 
 def storm(file: Path, artifact: Path, features: int, *, jobs: int = JOBS) -> Storm:

@@ -27,6 +27,24 @@ READY_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True)
+class Work:
+    """Rows and batches so far; `padded_rows` is worked out from the share of padding the slot tells, four digits of it."""
+
+    rows: int
+    batches: int
+    padded_rows: float
+
+    def mean_batch(self, later: Work) -> float:
+        """Rows a batch between the two."""
+        return (later.rows - self.rows) / max(1, later.batches - self.batches)
+
+    def waste(self, later: Work) -> float:
+        """The share of forwarded rows that were padding, in percent, between the two."""
+        padded = later.padded_rows - self.padded_rows
+        return max(0.0, 100 * (1 - (later.rows - self.rows) / padded)) if padded else 0.0
+
+
+@dataclass(frozen=True)
 class Stand:
     """A ready slot: its Redis, and the pids whose CPU time counts."""
 
@@ -39,9 +57,15 @@ class Stand:
 
     def batches(self) -> tuple[int, int]:
         """(rows, batches) the slot has run, as its newest beat says; waits for the beat."""
+        work = self.work()
+        return work.rows, work.batches
+
+    def work(self) -> Work:
+        """What the slot has run, as its newest beat says; waits for the beat."""
         time.sleep(1.2)
         state = roster.slots(self.link)[self.name]
-        return int(state["rows"]), int(state["batches"])
+        rows = int(state["rows"])
+        return Work(rows, int(state["batches"]), rows / (1 - float(state["padding"])))
 
 
 def settings_in(folder: Path, url: str, model: str, artifact: Path) -> Settings:
