@@ -1,0 +1,1 @@
+"""Finds how a model is best served, by measuring it: `penstock tune`."""
