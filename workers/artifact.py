@@ -52,10 +52,10 @@ class Artifact:
             has_postprocess="postprocess" in self.functions,
         )  # fmt: skip
 
-    def row_buckets(self, most: int = 0) -> tuple[int, ...]:
-        """Sizes batches are padded to, ascending; with `most` the last one is at most that."""
+    def row_buckets(self, most: int = 0, chosen: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """Sizes batches are padded to, ascending; with `most` the last one is at most that, `chosen` go before the manifest's."""
         top = min(most or self.manifest.max_rows, self.manifest.max_rows)
-        sizes = self.manifest.row_buckets or tuple(1 << power for power in range(top.bit_length()))
+        sizes = chosen or self.manifest.row_buckets or tuple(1 << power for power in range(top.bit_length()))
         return (*(size for size in sizes if size < top), top)
 
     def path(self, name: str) -> Path:

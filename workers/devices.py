@@ -57,8 +57,11 @@ def parse(text: str) -> Device:
     raise DeviceError(f'device = "{text}" is no device; write "cpu", "cuda", "cuda:0" or "GPU-<uuid>" in pool.toml')
 
 
-def for_torch(text: str) -> str:
-    """The device string for torch. Raises DeviceError when CUDA was asked for and torch cannot give it."""
+def for_torch(text: str, *, memory_fraction: float = 0.0) -> str:
+    """The device string for torch, whose allocator keeps to `memory_fraction` of the device if that is above 0.
+
+    Raises DeviceError when CUDA was asked for and torch cannot give it.
+    """
     device = parse(text)
     if device.kind == "cpu":
         return device.name
@@ -70,11 +73,15 @@ def for_torch(text: str) -> str:
     if not torch.cuda.is_available():
         raise _missing(text, f"torch finds no usable GPU or driver ({VISIBLE}={os.environ.get(VISIBLE, 'unset')})")
     _check_index(text, device, torch.cuda.device_count())
+    if memory_fraction > 0:
+        torch.cuda.set_per_process_memory_fraction(memory_fraction, device.index)
     return device.name
 
 
-def for_onnx(text: str) -> tuple[str, list[Any]]:
+def for_onnx(text: str, *, memory_fraction: float = 0.0) -> tuple[str, list[Any]]:
     """(device name, providers) for an ONNX Runtime session. Raises DeviceError when CUDA was asked for and no GPU is there.
+
+    Its arena keeps to `memory_fraction` of the device if that is above 0.
 
     ONNX Runtime's own list of providers says what the wheel was built with, not what works: the driver is asked here, and
     `confirm_onnx` looks at the session that came out.
@@ -90,7 +97,10 @@ def for_onnx(text: str) -> tuple[str, list[Any]]:
     import onnxruntime
 
     onnxruntime.preload_dlls()  # finds CUDA and cuDNN in site-packages
-    return device.name, [(CUDA_PROVIDER, CUDA_OPTIONS | {"device_id": str(device.index)})]
+    options = CUDA_OPTIONS | {"device_id": str(device.index)}
+    if memory_fraction > 0:
+        options["gpu_mem_limit"] = str(int(memory_fraction * _total_bytes(text, device)))
+    return device.name, [(CUDA_PROVIDER, options)]
 
 
 def confirm_onnx(text: str, providers: list[str]) -> None:
@@ -183,6 +193,19 @@ def _driver_devices() -> int | None:
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return None
     return count.value
+
+
+def _total_bytes(text: str, device: Device) -> int:
+    """The device's memory, asked of the driver. Makes no context; after `_driver_devices`."""
+    driver = ctypes.CDLL("libcuda.so.1")
+    handle, total = ctypes.c_int(), ctypes.c_size_t()
+    if driver.cuDeviceGet(ctypes.byref(handle), device.index) or driver.cuDeviceTotalMem_v2(
+        ctypes.byref(total), handle
+    ):
+        raise _missing(
+            text, "the driver does not tell how much memory it has, so memory_fraction cannot be kept; set it to 0"
+        )
+    return total.value
 
 
 def _check_index(text: str, device: Device, count: int) -> None:

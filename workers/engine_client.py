@@ -69,14 +69,16 @@ class EngineProcess:
     """A spawned engine. Start it from the main thread: the parent-death signal follows the thread."""
 
     def __init__(
-        self, artifact: Artifact, *, slabs: list[Slab], device: str, threads: int, row_buckets: tuple[int, ...]
-    ) -> None:
+        self, artifact: Artifact, *, slabs: list[Slab], device: str, threads: int, row_buckets: tuple[int, ...],
+        memory_fraction: float = 0.0,
+    ) -> None:  # fmt: skip
         self.slabs = slabs
         self.progress = Progress()
         self._survives = False
         self._artifact = artifact
         self._device = device
         self._threads = threads
+        self._memory_fraction = memory_fraction
         self._row_buckets = row_buckets
         self._end: socket.socket | None = None
         self._process: multiprocessing.process.BaseProcess | None = None
@@ -88,9 +90,9 @@ class EngineProcess:
         self._process = context.Process(
             target=_enter,
             args=(
-                str(self._artifact.folder), self._artifact.digest, self._device, self._threads, self._row_buckets, sizes,
-                [_Passed(slab.fd) for slab in self.slabs], _Passed(self.progress.fd), _Passed(theirs.fileno()),
-                os.getpid(),
+                str(self._artifact.folder), self._artifact.digest, self._device, self._threads,
+                self._memory_fraction, self._row_buckets, sizes, [_Passed(slab.fd) for slab in self.slabs],
+                _Passed(self.progress.fd), _Passed(theirs.fileno()), os.getpid(),
             ),
             name="penstock-engine",
             daemon=True,
@@ -195,13 +197,15 @@ class InlineEngine:
     """The engine in the slot's process, for debugging and tests: answers are there as soon as a message is sent."""
 
     def __init__(
-        self, artifact: Artifact, *, slabs: list[Slab], device: str, threads: int, row_buckets: tuple[int, ...]
-    ) -> None:
+        self, artifact: Artifact, *, slabs: list[Slab], device: str, threads: int, row_buckets: tuple[int, ...],
+        memory_fraction: float = 0.0,
+    ) -> None:  # fmt: skip
         self.slabs = slabs
         self.progress = Progress()
         self._artifact = artifact
         self._device = device
         self._threads = threads
+        self._memory_fraction = memory_fraction
         self._row_buckets = row_buckets
         self._answers: list[Ran | Measured] = []
 
@@ -212,6 +216,7 @@ class InlineEngine:
         self._forward, self._ready = engine.load_and_warm(
             str(self._artifact.folder), device=self._device, threads=self._threads, slabs=self.slabs,
             row_buckets=self._row_buckets, stamp=self.progress.stamp, digest=self._artifact.digest,
+            memory_fraction=self._memory_fraction,
         )  # fmt: skip
 
     def poll_ready(self) -> Ready | None:

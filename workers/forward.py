@@ -17,13 +17,14 @@ import numpy as np
 from broker.codec import ITEM_BYTES
 from broker.errors import ArtifactError
 from broker.spec import ModelSpec
-from workers.backends import Arrays, Backend
+from workers.backends import Arrays, Backend, OnDevice, Overlapping
 from workers.bounds import broken_rows
 from workers.columns import Columns, input_columns
 from workers.exchange import Note, Ran, Run
 from workers.failures import POLICIES, Finding, Kind, classify, describe
+from workers.flight import Flight
 from workers.raw import RawInput
-from workers.slabs import Slab, layout
+from workers.slabs import Place, Slab, layout
 
 
 class Pipeline(Protocol):
@@ -56,9 +57,20 @@ class Forward:
         self._bounded = [tensor for tensor in spec.outputs if tensor.is_bounded]
         self._views: dict[tuple[int, int, tuple[int, ...]], Arrays] = {}
         self._out_views: dict[tuple[int, int, Columns], tuple[Arrays, int]] = {}
+        self._places: dict[tuple[int, tuple[int, ...]], tuple[tuple[Place, ...], int]] = {}
+        self.on_device = backend if isinstance(backend, OnDevice) else None
+        self.overlapping = backend if isinstance(backend, Overlapping) else None
+        if self.on_device is not None:
+            self.on_device.attach(slabs, has_postprocess=self._postprocess is not None)
 
     def run(self, message: Run) -> Ran:
         """One forward; what went wrong stands in the answer. After `device_fault` the process must end."""
+        if self.overlapping is not None:
+            flight = self.board(message)
+            flight.prepare()
+            flight.launch()
+            flight.land()
+            return flight.ran(is_alone=True)
         began = time.perf_counter()
         notes: list[Note] = []
         try:
@@ -67,12 +79,27 @@ class Forward:
             finding = classify(error)
             text = describe(error, finding)[:2000]
         # Past the except block, since the traceback kept the failed batch's tensors alive.
-        kind = finding.kind if self._is_sound(finding) else Kind.DEVICE_FAULT
-        if kind is Kind.OUT_OF_MEMORY and message.rows == 1 and not self._has_room(message):
-            kind = Kind.DEVICE_FULL
-        return Ran(
-            message.seq, (time.perf_counter() - began) * 1e3, notes=notes, error=text, reason=POLICIES[kind].reason
-        )
+        return self.failed(message, finding, text, (time.perf_counter() - began) * 1e3, notes)
+
+    def failed(
+        self, message: Run, finding: Finding, text: str, ms: float, notes: list[Note], *, is_alone: bool = True
+    ) -> Ran:
+        """The answer to a batch that failed as a whole.
+
+        While another forward computes (not `is_alone`), the device's word would be about that one: it is not asked. This one
+        had landed by then, so what failed was on the host.
+        """
+        kind = finding.kind
+        if is_alone:
+            kind = kind if self._is_sound(finding) else Kind.DEVICE_FAULT
+            if kind is Kind.OUT_OF_MEMORY and message.rows == 1 and not self._has_room(message):
+                kind = Kind.DEVICE_FULL
+        return Ran(message.seq, ms, notes=notes, error=text, reason=POLICIES[kind].reason)
+
+    def board(self, message: Run) -> Flight:
+        """A Run whose steps are called one by one; for a backend that overlaps."""
+        assert self.overlapping is not None
+        return Flight(self, self.overlapping, message)
 
     def _try(self, message: Run, began: float, notes: list[Note]) -> Ran:
         if message.lengths is None:
@@ -82,16 +109,39 @@ class Forward:
                 places, _ = layout(input_columns(self._spec, message.dims), message.bucket)
                 inputs = self._views[key] = self._slabs[message.slab].inputs(places)
         else:
-            assert self._raw is not None, "raw input for a model that takes tensors"
-            inputs = self._raw.tensors(message.lengths, self._slabs[message.slab].input, message.bucket, notes)
+            inputs = self.tensors(message, notes)
             self.stamp()
         outputs = self.backend.run(inputs)
         self.stamp()
-        forward_ms = (time.perf_counter() - began) * 1e3
+        return self.answer(message, outputs, (time.perf_counter() - began) * 1e3, notes)
+
+    def tensors(self, message: Run, notes: list[Note]) -> Arrays:
+        """What the artifact's preprocess makes of raw input."""
+        assert self._raw is not None, "raw input for a model that takes tensors"
+        assert message.lengths is not None, "tensors for a model that takes raw input"
+        return self._raw.tensors(message.lengths, self._slabs[message.slab].input, message.bucket, notes)
+
+    def places(self, message: Run, made: Arrays | None) -> tuple[tuple[Place, ...], int]:
+        """Where the inputs of a batch lie in a slab, or would lie if preprocess had `made` them there; and their bytes."""
+        if made is not None:
+            return layout([(name, str(array.dtype), array.shape[1:]) for name, array in made.items()], message.bucket)
+        key = (message.bucket, message.dims)
+        known = self._places.get(key)
+        if known is None:
+            known = self._places[key] = layout(input_columns(self._spec, message.dims), message.bucket)
+        return known
+
+    def answer(
+        self, message: Run, outputs: Arrays, forward_ms: float, notes: list[Note], *, is_placed: bool = False
+    ) -> Ran:
+        """Checks outputs and writes them to the slab, where tensors may lie already (`is_placed`)."""
         if self._bounded:
             self._check_bounds(outputs, message.rows, notes)
         if self._postprocess is not None:
             return self._write_values(message, self._postprocess(outputs, message.rows), forward_ms, notes)
+        if is_placed:
+            columns = tuple((name, str(array.dtype), array.shape[1:]) for name, array in outputs.items())
+            return Ran(message.seq, forward_ms, columns=columns, notes=notes)
         return self._write_tensors(message, outputs, forward_ms, notes)
 
     def _is_sound(self, finding: Finding) -> bool:

@@ -14,12 +14,17 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from broker.codec import DTYPES, MAX_COLUMNS, MAX_RANK
 from broker.errors import ArtifactError
 from broker.settings import unknown
 from broker.spec import TensorSpec
+from workers.options import OPTIONS as OPTIONS
+from workers.options import OnnxOptions as OnnxOptions
+from workers.options import Options as Options
+from workers.options import PytorchOptions as PytorchOptions
+from workers.options import TorchscriptOptions as TorchscriptOptions
+from workers.values import Values as Values
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -40,22 +45,6 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str = ""
 
 
-class Values(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An array in the manifest: raw little-endian bytes, base64 in JSON."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    data: bytes
-
-    def array(self) -> NDArray[np.generic]:
-        """The array, read-only."""
-        return np.frombuffer(self.data, self.dtype).reshape(self.shape)
-
-    @staticmethod
-    def of(array: NDArray[Any]) -> Values:
-        return Values(str(array.dtype), array.shape, np.ascontiguousarray(array).tobytes())
-
-
 class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Golden probe: inputs and the outputs they must give. Arrays have the row axis.
 
@@ -68,55 +57,6 @@ class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     seed: int = 0
     atol: float = 1e-5
     rtol: float = 1e-3
-
-
-class OnnxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """`constants` are inputs of the graph that jobs do not bring. `external` are the files its initializers lie in."""
-
-    file: str
-    external: tuple[str, ...] = ()
-    constants: dict[str, Values] = {}
-    refuse_cpu_nodes: bool = False  # on cuda: refuse the model when any node runs on the CPU, shape arithmetic too
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        return (self.file, *self.external)
-
-
-class PytorchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Either `program` (a torch.export .pt2), or `module` (Python) with `class`, its `kwargs` and safetensors `weights`.
-
-    forward is called with the manifest's inputs in their order; it gives a tensor, a sequence in the order of the
-    manifest's outputs, or a mapping by their names.
-    """
-
-    program: str = ""
-    module: str = ""
-    class_name: str = msgspec.field(default="", name="class")
-    kwargs: dict[str, Any] = {}
-    weights: str = ""
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        return tuple(path for path in (self.program, self.module, self.weights) if path)
-
-
-class TorchscriptOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file written by torch.jit.save, called like a pytorch module."""
-
-    file: str
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        return (self.file,)
-
-
-Options = OnnxOptions | PytorchOptions | TorchscriptOptions
-OPTIONS: dict[str, type[Options]] = {
-    "onnx": OnnxOptions,
-    "pytorch": PytorchOptions,
-    "torchscript": TorchscriptOptions,
-}
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -212,6 +152,8 @@ def _contradictions(manifest: Manifest, options: Options) -> Iterator[str]:
         yield f'takes is "{manifest.takes}", so "pipeline" must name the file that defines preprocess'
     if isinstance(options, PytorchOptions) and bool(options.program) == bool(options.module and options.class_name):
         yield 'options: give either "program" (a .pt2), or "module" and "class" (and "weights")'
+    if isinstance(options, PytorchOptions) and options.program and options.precision:
+        yield 'options: "precision" casts a module; export the program in the precision it is to run in'
     if isinstance(options, OnnxOptions):
         for name, values in options.constants.items():
             if any(name == tensor.name for tensor in manifest.inputs):

@@ -57,9 +57,9 @@ class Slab:
         if is_owner:
             os.ftruncate(self.fd, size)
         self._map = mmap.mmap(self.fd, size)
-        whole = memoryview(self._map)
-        self.input = whole[: self.input_bytes]
-        self.output = whole[self.input_bytes :]
+        self.whole = memoryview(self._map)  # begins at a page, ends at one
+        self.input = self.whole[: self.input_bytes]
+        self.output = self.whole[self.input_bytes :]
         if is_owner:
             np.frombuffer(self._map, dtype=np.uint8).fill(0)
 

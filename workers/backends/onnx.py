@@ -1,12 +1,11 @@
 """Runs an ONNX model with ONNX Runtime, from checked bytes: no file is opened by the runtime.
 
-Inputs go in as they are (no copy on the CPU) and outputs come back as new arrays.
+On the CPU inputs go in as they are (no copy) and outputs come back as new arrays. What a GPU needs stands in `onnx_cuda`.
 """
 
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -15,10 +14,10 @@ import onnxruntime
 from broker.errors import ArtifactError, DeviceError
 from broker.settings import unknown
 from broker.spec import TensorSpec
-from workers import devices
+from workers import console, devices
 from workers.artifact import Artifact
 from workers.backends import Arrays
-from workers.backends.pulse import Pulse
+from workers.backends.onnx_files import external_files as external_files
 from workers.manifest import OnnxOptions
 
 DTYPES = {
@@ -29,7 +28,7 @@ DTYPES = {
 
 
 class OnnxBackend:
-    """A session on its device. Not for threads of the caller's own."""
+    """A session on the CPU. Not for threads of the caller's own."""
 
     def __init__(
         self,
@@ -39,21 +38,21 @@ class OnnxBackend:
         inputs: tuple[str, ...],
         outputs: tuple[str, ...],
         constants: Arrays,
-        pulse: Pulse | None = None,
     ) -> None:
         self.device = device
-        self._run = session.run
+        self._session = session
         self._first = inputs[0]
         self._names = list(outputs)
         self._constants = constants
-        self._pulse = pulse
         self._run_options: Any = None  # set for one run, which gives unused arena memory back when it ends
 
     def run(self, inputs: Arrays) -> Arrays:
         """One forward. Raises ArtifactError when an output lost the row axis; the runtime's own errors pass through."""
         options, self._run_options = self._run_options, None
-        outputs = self._run(self._names, {**inputs, **self._constants} if self._constants else inputs, options)
-        rows = inputs[self._first].shape[0]
+        given = {**inputs, **self._constants} if self._constants else inputs
+        return self._checked(self._session.run(self._names, given, options), inputs[self._first].shape[0])
+
+    def _checked(self, outputs: list[Any], rows: int) -> Arrays:
         for name, array in zip(self._names, outputs, strict=True):
             if array.shape[:1] != (rows,):
                 raise ArtifactError(
@@ -62,12 +61,12 @@ class OnnxBackend:
         return dict(zip(self._names, outputs, strict=True))
 
     def device_bytes(self) -> int | None:
-        """By NVML, since ONNX Runtime tells nothing of its arena; None on the CPU and where NVML does not tell."""
-        return None if self.device == "cpu" else devices.own_bytes(os.getpid())
+        """None: the CPU's memory is the host's."""
+        return None
 
     def probe(self) -> bool:
-        """Whether the context ONNX Runtime works in still does."""
-        return self._pulse is None or self._pulse.beats()
+        """Always True."""
+        return True
 
     def free(self) -> None:
         """Collects what cycles keep; the arena shrinks only at the end of a run, so the next one is told to."""
@@ -78,10 +77,10 @@ class OnnxBackend:
         self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", place)
 
 
-def load(artifact: Artifact, *, device: str, threads: int) -> OnnxBackend:
+def load(artifact: Artifact, *, device: str, threads: int, memory_fraction: float = 0.0) -> OnnxBackend:
     """Loads the graph on `device`. Raises ArtifactError when graph and manifest differ, DeviceError on a silent fallback."""
     options = cast(OnnxOptions, artifact.options)
-    where, providers = devices.for_onnx(device)
+    where, providers = devices.for_onnx(device, memory_fraction=memory_fraction)
     graph = artifact.read(options.file)
     _refuse_hidden_files(artifact, options, graph)
     external = [artifact.read(name) for name in options.external]
@@ -97,8 +96,12 @@ def load(artifact: Artifact, *, device: str, threads: int) -> OnnxBackend:
     if external:
         names = list(options.external)
         settings.add_external_initializers_from_files_in_memory(names, external, [len(data) for data in external])
+    is_captured = options.cuda_graphs and where != "cpu"
     try:
-        session = onnxruntime.InferenceSession(graph, settings, providers=providers)
+        if is_captured:
+            session, is_captured = _capturing(graph, settings, providers)
+        else:
+            session = onnxruntime.InferenceSession(graph, settings, providers=providers)
     except _RUNTIME_ERRORS as error:
         if "fallback to CPU EP has been explicitly disabled" in str(error):
             raise DeviceError(
@@ -112,14 +115,28 @@ def load(artifact: Artifact, *, device: str, threads: int) -> OnnxBackend:
         raise ArtifactError(
             f"{artifact.folder / options.file}: {problem}; correct manifest.json or export the model again"
         )
-    return OnnxBackend(
-        session,
-        device=where,
-        inputs=tuple(tensor.name for tensor in artifact.manifest.inputs),
-        outputs=tuple(tensor.name for tensor in artifact.manifest.outputs),
-        constants={name: values.array() for name, values in options.constants.items()},
-        pulse=None if where == "cpu" else Pulse(devices.parse(where).index),
-    )
+    parts: dict[str, Any] = {
+        "device": where,
+        "inputs": tuple(tensor.name for tensor in artifact.manifest.inputs),
+        "outputs": tuple(tensor.name for tensor in artifact.manifest.outputs),
+        "constants": {name: values.array() for name, values in options.constants.items()},
+    }
+    if where == "cpu":
+        return OnnxBackend(session, **parts)
+    from workers.backends.onnx_cuda import CudaOnnx
+
+    return CudaOnnx(session, is_captured=is_captured, **parts)
+
+
+def _capturing(graph: bytes, settings: Any, providers: list[Any]) -> tuple[Any, bool]:
+    """A session that captures CUDA graphs, or one that does not where this graph cannot be captured."""
+    wanted = [(name, given | {"enable_cuda_graph": "1"}) for name, given in providers]
+    try:
+        return onnxruntime.InferenceSession(graph, settings, providers=wanted), True
+    except _RUNTIME_ERRORS as error:  # control flow, or nodes that run on the CPU
+        why = " ".join(str(error).split())[:500]
+        console.warn("cuda graphs off", reason=why, next="the model runs eagerly")
+    return onnxruntime.InferenceSession(graph, settings, providers=providers), False
 
 
 _STATE = onnxruntime.capi.onnxruntime_pybind11_state
@@ -165,9 +182,6 @@ def _wrong_node(kind: str, tensor: TensorSpec, node: Any, rows: tuple[int, ...])
             yield f'{kind} "{tensor.name}" is {node.shape} in the graph, rows of {list(tensor.shape)} in the manifest'
 
 
-# --- files an ONNX graph names --------------------------------------------------------------
-
-
 def _refuse_hidden_files(artifact: Artifact, options: OnnxOptions, graph: bytes) -> None:
     for name in sorted(external_files(graph)):
         if name not in options.external:
@@ -175,66 +189,3 @@ def _refuse_hidden_files(artifact: Artifact, options: OnnxOptions, graph: bytes)
                 f'{artifact.folder / options.file}: its weights lie in "{name}", which the manifest does not name; '
                 f"add it to options.external, then run `penstock models seal {artifact.folder}`"
             )
-
-
-# Fields that lead to tensors, by message: number -> message; from onnx.proto (IR 3 to 13). Others are skipped unread.
-_LEADS = {
-    "model": {7: "graph", 20: "training", 25: "function"},
-    "training": {1: "graph", 2: "graph"},
-    "function": {7: "node", 11: "attribute"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},
-    "tensor": {13: "entry"},
-}
-
-
-def external_files(graph: bytes) -> set[str]:
-    """Files a serialized ModelProto keeps tensors in. A graph that is not protobuf gives what was found up to there.
-
-    Reads the protobuf wire format itself: workers have no `onnx` package.
-    """
-    found: set[str] = set()
-    view = memoryview(graph)
-    todo = [("model", view)]
-    while todo:
-        message, body = todo.pop()
-        leads = _LEADS.get(message, {})
-        if message == "entry":
-            fields = {number: bytes(value) for number, value in _fields(body)}
-            if fields.get(1) == b"location":
-                found.add(fields.get(2, b"").decode(errors="replace"))
-            continue
-        todo.extend((leads[number], value) for number, value in _fields(body) if number in leads)
-    return found
-
-
-def _fields(body: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(number, bytes) of the length-delimited fields of one message; stops where the bytes stop making sense."""
-    at, end = 0, len(body)
-    while at < end:
-        key, at = _varint(body, at)
-        kind = key & 7
-        if kind == 2:
-            length, at = _varint(body, at)
-            yield key >> 3, body[at : at + length]
-            at += length
-        elif kind == 0:
-            _, at = _varint(body, at)
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        else:
-            return
-
-
-def _varint(body: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < len(body):
-        byte = body[at]
-        value |= (byte & 0x7F) << shift
-        at += 1
-        if byte < 0x80:
-            break
-        shift += 7
-    return value, at

@@ -1,6 +1,7 @@
 """Runs a PyTorch model: a torch.export program, or a module of the artifact's own with safetensors weights.
 
-Loads from checked bytes. Every forward is under torch.inference_mode; no gradient is ever kept.
+Loads from checked bytes. Every forward is under torch.inference_mode; no gradient is ever kept. What a GPU needs beside
+this stands in `torch_cuda`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from io import BytesIO
 from typing import Any, cast
 from zipfile import BadZipFile
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -24,68 +24,64 @@ from workers.backends import Arrays
 from workers.manifest import PytorchOptions
 from workers.pipeline import load_module
 
-TORCH_DTYPES = {getattr(torch, name): np.dtype(name) for name in (
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in (
     "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64",
 )}  # fmt: skip
 
 
 class TorchBackend:
-    """A callable model on its device; torchscript models run in it too."""
+    """A callable model on the CPU; torchscript models run in it too."""
 
     def __init__(
-        self, forward: Callable[..., Any], *, device: str, inputs: tuple[str, ...], outputs: dict[str, str]
+        self,
+        forward: Callable[..., Any],
+        *,
+        device: str,
+        inputs: tuple[str, ...],
+        outputs: dict[str, str],
+        precision: torch.dtype | None = None,
     ) -> None:
+        """With `precision` the model computes in it: floating inputs and outputs are cast at its edge."""
         self.device = device
         self._forward = forward
         self._inputs = inputs
-        self._outputs = {name: np.dtype(dtype) for name, dtype in outputs.items()}
-        self._on_cpu = device == "cpu"
+        self._outputs = {name: DTYPES[dtype] for name, dtype in outputs.items()}
+        self._precision = precision
         self._writes_inputs = False  # found out in warm-up: such a model gets copies from then on
-        self._pulse = None if self._on_cpu else torch.zeros(1, device=device)
-        self.probe()  # loads its kernel now: out of memory, that could fail for want of memory
 
     def run(self, inputs: Arrays) -> Arrays:
         """One forward. Raises ArtifactError when outputs are not what the manifest says; the model's errors pass through."""
         tensors = [self._enter(inputs[name]) for name in self._inputs]
         versions = [tensor._version for tensor in tensors]
         with torch.inference_mode():
-            result = self._forward(*tensors)
-            named = self._named(result)
-            rows = tensors[0].shape[0]
-            outputs = {name: self._leave(name, value, rows, tensors) for name, value in named.items()}
-        if self._on_cpu and versions != [tensor._version for tensor in tensors]:
+            outputs = {name: self._leave(value, tensors) for name, value in self._answer(tensors).items()}
+        if versions != [tensor._version for tensor in tensors]:
             self._writes_inputs = True
         return outputs
 
     def device_bytes(self) -> int | None:
-        """What torch's allocator holds on the device; None on the CPU."""
-        return None if self._on_cpu else torch.cuda.memory_reserved(self.device)
+        """None: the CPU's memory is the host's."""
+        return None
 
     def probe(self) -> bool:
-        """Whether a kernel still runs on the device; a sticky error fails every call from the first on."""
-        if self._pulse is None:
-            return True
-        try:
-            self._pulse.add_(1)
-            torch.cuda.synchronize(self.device)
-        except RuntimeError:
-            return False
+        """Always True."""
         return True
 
     def free(self) -> None:
-        """Collects what cycles keep, then gives the allocator's unused blocks back to the device."""
+        """Collects what cycles keep."""
         gc.collect()
-        if not self._on_cpu:
-            with torch.cuda.device(self.device):
-                torch.cuda.empty_cache()
 
     def _enter(self, array: NDArray[Any]) -> torch.Tensor:
-        if self._on_cpu:
-            # torch knows no read-only tensors, so what must not be written to is copied
-            return torch.from_numpy(array.copy() if self._writes_inputs or not array.flags.writeable else array)
-        tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
-        # from pageable memory the call returns once the array was staged: the caller may reuse it at once
-        return tensor.to(self.device, non_blocking=True)
+        # torch knows no read-only tensors, so what must not be written to is copied
+        return torch.from_numpy(array.copy() if self._writes_inputs or not array.flags.writeable else array)
+
+    def _answer(self, tensors: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The model's outputs by name, as the manifest has them, where they were computed."""
+        rows = tensors[0].shape[0]
+        if self._precision is not None:
+            tensors = [one.to(self._precision) if one.is_floating_point() else one for one in tensors]
+        named = self._named(self._forward(*tensors))
+        return {name: self._checked(name, value, rows) for name, value in named.items()}
 
     def _named(self, result: Any) -> Mapping[str, Any]:
         if isinstance(result, torch.Tensor):
@@ -99,16 +95,21 @@ class TorchBackend:
             raise ArtifactError(f"forward gave {have}; the manifest names {len(self._outputs)} outputs")
         return dict(zip(self._outputs, result, strict=True))
 
-    def _leave(self, name: str, value: Any, rows: int, inputs: list[torch.Tensor]) -> NDArray[Any]:
+    def _checked(self, name: str, value: Any, rows: int) -> torch.Tensor:
         if not isinstance(value, torch.Tensor) or value.shape[:1] != (rows,):
             have = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
             raise ArtifactError(f'output "{name}" is {have} for {rows} rows; the model must keep the first axis')
-        if TORCH_DTYPES.get(value.dtype) != self._outputs[name]:
-            raise ArtifactError(
-                f'output "{name}" is {value.dtype}, the manifest says {self._outputs[name]}; cast it in forward'
-            )
-        value = value.cpu().contiguous()  # waits for the device
-        if self._on_cpu and any(_shares(value, tensor) for tensor in inputs):
+        wanted = self._outputs[name]
+        if value.dtype is wanted:
+            return value
+        if self._precision is None or not (value.is_floating_point() and wanted.is_floating_point):
+            said = str(wanted).removeprefix("torch.")
+            raise ArtifactError(f'output "{name}" is {value.dtype}, the manifest says {said}; cast it in forward')
+        return value.to(wanted)
+
+    def _leave(self, value: torch.Tensor, inputs: list[torch.Tensor]) -> NDArray[Any]:
+        value = value.contiguous()
+        if any(_shares(value, tensor) for tensor in inputs):
             value = value.clone()  # the inputs are the caller's memory, valid during the call only
         array: NDArray[Any] = value.numpy()
         return array
@@ -118,23 +119,35 @@ def _shares(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
-def load(artifact: Artifact, *, device: str, threads: int) -> TorchBackend:
+def load(artifact: Artifact, *, device: str, threads: int, memory_fraction: float = 0.0) -> TorchBackend:
     """Loads the model on `device`. Raises ArtifactError when code, weights and manifest differ; DeviceError."""
     options = cast(PytorchOptions, artifact.options)
-    where = devices.for_torch(device)
+    where = devices.for_torch(device, memory_fraction=memory_fraction)
     torch.set_num_threads(threads)
     forward = _program(artifact, options.program, where) if options.program else _module(artifact, options, where)
-    return backend(artifact, forward, where)
+    precision = getattr(torch, options.precision) if options.precision else None
+    return backend(artifact, forward, where, precision=precision, is_captured=options.cuda_graphs)
 
 
-def backend(artifact: Artifact, forward: Callable[..., Any], where: str) -> TorchBackend:
-    """A backend around any callable that takes the manifest's inputs in order."""
-    return TorchBackend(
-        forward,
-        device=where,
-        inputs=tuple(tensor.name for tensor in artifact.manifest.inputs),
-        outputs={tensor.name: tensor.dtype for tensor in artifact.manifest.outputs},
-    )
+def backend(
+    artifact: Artifact,
+    forward: Callable[..., Any],
+    where: str,
+    *,
+    precision: torch.dtype | None = None,
+    is_captured: bool = False,
+) -> TorchBackend:
+    """A backend around any callable that takes the manifest's inputs in order. `is_captured`: as CUDA graphs, on a GPU."""
+    edges: dict[str, Any] = {
+        "inputs": tuple(tensor.name for tensor in artifact.manifest.inputs),
+        "outputs": {tensor.name: tensor.dtype for tensor in artifact.manifest.outputs},
+        "precision": precision,
+    }
+    if where == "cpu":
+        return TorchBackend(forward, device=where, **edges)
+    from workers.backends.torch_cuda import CudaTorch
+
+    return CudaTorch(forward, device=where, is_captured=is_captured, **edges)
 
 
 def _program(artifact: Artifact, name: str, where: str) -> Callable[..., Any]:
@@ -164,4 +177,7 @@ def _module(artifact: Artifact, options: PytorchOptions, where: str) -> Callable
             raise ArtifactError(
                 f"{artifact.folder / options.weights}: does not fit {options.class_name}: {error}"
             ) from None
-    return module.eval().requires_grad_(False).to(where)
+    module = module.eval().requires_grad_(False)
+    if options.precision:  # on the host: the device never holds the wider weights
+        module = module.to(getattr(torch, options.precision))
+    return module.to(where)

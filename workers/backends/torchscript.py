@@ -15,10 +15,10 @@ from workers.backends.pytorch import TorchBackend, backend
 from workers.manifest import TorchscriptOptions
 
 
-def load(artifact: Artifact, *, device: str, threads: int) -> TorchBackend:
+def load(artifact: Artifact, *, device: str, threads: int, memory_fraction: float = 0.0) -> TorchBackend:
     """Loads the script on `device`. Raises ArtifactError when torch cannot read it; DeviceError."""
     options = cast(TorchscriptOptions, artifact.options)
-    where = devices.for_torch(device)
+    where = devices.for_torch(device, memory_fraction=memory_fraction)
     torch.set_num_threads(threads)
     data = BytesIO(artifact.read(options.file))
     load_script: Any = torch.jit.load  # untyped in torch

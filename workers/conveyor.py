@@ -1,0 +1,75 @@
+"""The engine's loop on a device that works beside the host: while one forward computes, the next one's inputs are copied.
+
+At most one forward computes at a time, so that an error of the device is that batch's and nobody else's; the next one is
+launched as soon as it landed, and only then is the finished one answered. Answers leave in the order of the Runs.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable
+
+from workers import exchange
+from workers.exchange import Measure, Ran, Run
+from workers.flight import Flight
+
+LOOK_S = 100e-6  # between two looks at the device while it computes and the slot is silent
+
+
+def serve(
+    end: socket.socket,
+    *,
+    board: Callable[[Run], Flight],
+    answer: Callable[[Ran | Measure], None],
+    stamp: Callable[[], None],
+) -> None:
+    """Answers until the slot closes its end. `answer` takes a Measure when nothing is under way."""
+    flying: Flight | None = None
+    while True:
+        if flying is None:
+            message = exchange.read_for_engine(end)
+            if message is None:
+                return
+            stamp()
+            if isinstance(message, Measure):
+                answer(message)
+                continue
+            flying = board(message)
+            flying.prepare()
+            flying.launch()
+        following: Flight | Measure | None = None
+        if _has_word(end, flying):
+            message = exchange.read_for_engine(end)
+            if message is None:
+                return
+            stamp()
+            if isinstance(message, Measure):
+                following = message
+            else:
+                following = board(message)
+                following.prepare()
+                following.stage()
+        flying.land()
+        landed, flying = flying, None
+        if isinstance(following, Flight) and not landed.has_failed:  # else the device has to be asked first, alone
+            flying = following
+            flying.launch()
+        elif isinstance(following, Flight):
+            following.unstage()
+        answer(landed.ran(is_alone=flying is None))
+        if isinstance(following, Measure):
+            answer(following)
+        elif following is not None and flying is None:
+            flying = following
+            flying.launch()
+
+
+def _has_word(end: socket.socket, flying: Flight) -> bool:
+    """Whether the slot has something to say before the device is done."""
+    while not select.select((end,), (), (), 0.0)[0]:
+        if flying.is_done():
+            return False
+        if select.select((end,), (), (), LOOK_S)[0]:
+            return True
+    return True
