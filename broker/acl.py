@@ -22,7 +22,8 @@ OLDEST = (6, 2)
 # server CONFIG GET would tell passwords, so docs/security.md leaves it to its owner.
 _ASKS_SETTINGS: tuple[Role, ...] = ("producer", "monitor")
 _SETTINGS = "+config|get"
-_READ_ONLY_KEYS = (7, 0)  # %R~pattern
+_HALF_RIGHTS = (7, 0)  # %R~pattern, %W~pattern: to read or to write only
+_HALF = re.compile(r"^%[RW]~")
 _SUBCOMMANDS_CHECKED = (7, 0)  # older servers take a rule of any subcommand, and ask for it where they do not know it
 _START = ("resetkeys", "resetchannels", "-@all")  # a user begins with no rights at all, whatever it was before
 
@@ -38,7 +39,7 @@ def read(path: Path | None = None) -> dict[str, list[str]]:
             continue
         if line[0].isspace():
             if not name or not all(word[0] in "+~%" for word in words):
-                raise ConfigError(f"{path}:{number}: a rule begins with +, ~ or %R~ and stands under its `user NAME`")
+                raise ConfigError(f"{path}:{number}: a rule begins with +, ~, %R~ or %W~ and stands under its `user NAME`")
             users[name] += words
         elif len(words) == 2 and words[0] == "user" and words[1] in ROLES and words[1] not in users:
             name = words[1]
@@ -51,14 +52,14 @@ def read(path: Path | None = None) -> dict[str, list[str]]:
 
 
 def rules(words: list[str], version: tuple[int, int]) -> list[str]:
-    """One user's rules for a server of `version`: commands it does not know are left out, %R~ becomes ~ where it must."""
+    """One user's rules for a server of `version`: commands it does not know are left out, %R~ and %W~ become ~ where they must."""
     kept = []
     for word in words:
         rule, _, since = word.partition("@")
         is_known = not since or version >= tuple(int(part) for part in since.split("."))
         if not is_known and not ("|" in rule and version < _SUBCOMMANDS_CHECKED):
             continue
-        kept.append(rule.replace("%R~", "~") if version < _READ_ONLY_KEYS else rule)
+        kept.append(_HALF.sub("~", rule) if version < _HALF_RIGHTS else rule)
     return kept
 
 

@@ -26,6 +26,7 @@ from broker.connection import (
     refused,
 )
 from broker.errors import RedisUnavailable
+from broker.packed import packed
 from broker.replies import read_error
 
 
@@ -115,8 +116,7 @@ class AsyncLink:
         reader = self._reader
         replies: list[Any] = []
         try:
-            # hiredis' stub types the arguments as a tuple of one
-            outgoing.write(b"".join([hiredis.pack_command(tuple(command)) for command in commands]))  # type: ignore[arg-type]
+            outgoing.write(packed(commands))
             while len(replies) < len(commands):
                 reply = reader.gets()
                 if reply is not False:

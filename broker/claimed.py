@@ -71,6 +71,11 @@ def read_block(reply: Any, lanes: Sequence[str]) -> Claimed:
     return Claimed(now_ms=0, jobs=jobs, broken=broken)
 
 
+def with_body(job: Job, body: bytes) -> Job:
+    """The job with its data at hand, as if it had travelled with it."""
+    return msgspec.structs.replace(job, data=body, offset=0)
+
+
 def _decode(
     lane: int, entry: bytes, fields: list[bytes], deliveries: int, jobs: list[Job], broken: list[Lease]
 ) -> None:

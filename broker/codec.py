@@ -11,6 +11,9 @@ Job on the wire (little-endian, all offsets in bytes):
     descriptor: count, then per tensor: name length, name, dtype code, rank, dims (u32, without the row axis)
     data: per tensor, rows x row bytes, raw
 
+A job of format 2 is the same with a reference in place of the data, which stands apart (see `bodies`). It has a format of its
+own so that a slot of a version before refuses it, and does not take the reference for raw input.
+
 Outcome on the wire:
 
     0        1        2         3       4                                     20               22         24
@@ -31,10 +34,12 @@ from typing import Any
 
 import msgspec
 
+from broker import bodies
 from broker.errors import DecodeError
 from broker.messages import Column, Job, Kind, Outcome, Signature, Status, Timings
 
 FORMAT = 1
+FORMAT_APART = 2  # of jobs
 JOB_HEAD = struct.Struct("<BBBBIIHH")
 OUTCOME_HEAD = struct.Struct("<BBBBffffHH")
 FRAME = struct.Struct("<I")
@@ -118,11 +123,13 @@ def encode_job_head(
     result_ttl_s: int,
     descriptor: bytes,
     context: dict[str, Any] | None,
+    is_apart: bool = False,
 ) -> tuple[bytes, bytes]:
-    """What stands before and after the id; the same for every job of a uniform chunk."""
+    """What stands before and after the id; the same for every job of a uniform chunk. `is_apart`: a reference follows, no data."""
     ctx = _msgpack.encode(context) if context else b""
     bits = int(kind) | (ONE_ROW if is_one_row else 0) | (STORED if is_stored else 0)
-    head = JOB_HEAD.pack(FORMAT, bits, 0, retries, rows, result_ttl_s, len(descriptor), len(ctx))
+    version = FORMAT_APART if is_apart else FORMAT
+    head = JOB_HEAD.pack(version, bits, 0, retries, rows, result_ttl_s, len(descriptor), len(ctx))
     return head, descriptor + ctx
 
 
@@ -134,18 +141,24 @@ def encode_job(head: bytes, job_id: bytes, tail: bytes, data: bytes | memoryview
 def decode_job(
     blob: bytes, *, entry: bytes, lane: int, deliveries: int, submitted_ms: int, attempt: int = 1, deadline_ms: int = 0
 ) -> Job:
-    """Reads one job. Raises DecodeError when it is not format 1 or its sizes do not agree."""
+    """Reads one job. Raises DecodeError when it is not format 1 or 2, or its sizes do not agree.
+
+    Of a job whose body stands apart, `data` holds the reference from `offset` on: see `claimed.with_body`.
+    """
     try:
         version, bits, id_len, retries, rows, ttl, desc_len, ctx_len = JOB_HEAD.unpack_from(blob)
     except struct.error:
         raise DecodeError(f"a job of {len(blob)} bytes is shorter than its head") from None
-    if version != FORMAT:
-        raise DecodeError(f"job format {version} is not {FORMAT}, which this version reads: upgrade the workers first")
+    if version != FORMAT and version != FORMAT_APART:
+        formats = f"{FORMAT} or {FORMAT_APART}"
+        raise DecodeError(f"job format {version} is not {formats}, which this version reads: upgrade the workers first")
     id_end = 16 + id_len
     desc_end = id_end + desc_len
     at = desc_end + ctx_len
     if at > len(blob) or not 0 < rows <= MAX_ROWS:
         raise DecodeError(f"a job of {len(blob)} bytes claims {rows} rows and a head of {at} bytes")
+    reference = bodies.decode(blob[at:]) if version == FORMAT_APART else None
+    size = len(blob) - at if reference is None else reference.size
     kind = bits & KIND_MASK
     if kind:
         signature = RAW_SIGNATURE
@@ -153,8 +166,8 @@ def decode_job(
         raw = blob[id_end:desc_end]
         known = _descriptors.get(raw)
         signature = known if known is not None else _remember_descriptor(raw)
-        if len(blob) - at != rows * signature.row_bytes:
-            raise DecodeError(f"a job holds {len(blob) - at} bytes of data, {rows * signature.row_bytes} were declared")
+        if size != rows * signature.row_bytes:
+            raise DecodeError(f"a job holds {size} bytes of data, {rows * signature.row_bytes} were declared")
     try:
         job_id = blob[16:id_end].decode()
         context = _unpack.decode(blob[desc_end:at]) if ctx_len else None
@@ -162,7 +175,8 @@ def decode_job(
         raise DecodeError(f"a job's id or context is garbled: {error}") from None
     return Job(
         job_id, lane, entry, kind, rows, bool(bits & ONE_ROW), signature, blob, at, ttl, bool(bits & STORED),
-        retries, attempt, deliveries, len(blob), submitted_ms, deadline_ms, context,
+        retries, attempt, deliveries, len(blob) if reference is None else len(blob) + size, submitted_ms, deadline_ms,
+        context, reference,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ Not a pool and not a client: the slot must know when a command was sent and when
 from __future__ import annotations
 
 import random
+import select
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +26,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from broker.address import lost, make_pool, not_redis, sentinels_of
 from broker.address import safe_url as safe_url
 from broker.errors import RedisRefused, RedisUnavailable
+from broker.packed import packed
 from broker.replies import is_missing_group as is_missing_group
 from broker.replies import is_out_of_memory as is_out_of_memory
 from broker.replies import read_error
@@ -39,18 +41,19 @@ SILENT = (RedisTimeout, TimeoutError)  # of these, a server that is there and do
 READ_TIMEOUT_S = 5.0
 START_IT = "start it, or set redis.url in pool.toml or PENSTOCK_REDIS_URL"  # the mend of a server that is away
 _WITH_FINISH = ("settle", "fail", "claim", "cancel")
+_WITH_BODY = (*_WITH_FINISH, "submit", "sweep", "drop", "replay", "letters", "orphans")
 
 
 def load_scripts() -> dict[str, tuple[bytes, str]]:
-    """name -> (source, sha1) of every script, with finish.lua prepended where it is used."""
+    """name -> (source, sha1) of every script, with body.lua and finish.lua prepended where they are used."""
     folder = resources.files("broker") / "scripts"
-    finish = (folder / "finish.lua").read_text()
+    body, finish = ((folder / f"{name}.lua").read_text() for name in ("body", "finish"))
     scripts = {}
     for file in folder.iterdir():
         name = file.name.removesuffix(".lua")
-        if file.name.endswith(".lua") and name != "finish":
-            text = file.read_text()
-            source = (finish + text if name in _WITH_FINISH else text).encode()
+        if file.name.endswith(".lua") and name not in ("body", "finish"):
+            text = finish * (name in _WITH_FINISH) + file.read_text()
+            source = (body * (name in _WITH_BODY) + text).encode()
             scripts[name] = (source, sha1(source, usedforsecurity=False).hexdigest())
     return scripts
 
@@ -151,8 +154,7 @@ class Link:
         if self._socket is None:
             raise RedisConnectionError("not connected")
         try:
-            # hiredis' stub types the arguments as a tuple of one
-            self._socket.sendall(b"".join([hiredis.pack_command(tuple(command)) for command in commands]))  # type: ignore[arg-type]
+            self._socket.sendall(packed(commands))
         except OSError:
             self.close()
             raise
@@ -196,14 +198,24 @@ class Link:
         """Whether bytes of a further reply are at hand already, so that poll would not report them."""
         return self.expected > 0 and self._reader is not None and self._reader.has_data()
 
+    def is_readable(self, within_s: float) -> bool:
+        """Whether a reply, or the end of the connection, is there within that time."""
+        if self._socket is None or self.has_reply():
+            return True
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        return bool(poller.poll(within_s * 1e3))
+
     def call(self, *command: Arg, timeout_s: float | None = None) -> Any:
         """Sends one command and reads its reply."""
         self.send(command)
         return self.read(timeout_s)
 
-    def call_all(self, commands: Sequence[Command]) -> list[Any]:
-        """One round trip; error replies are returned, not raised."""
+    def call_all(self, commands: Sequence[Command], meanwhile: Callable[[], None] | None = None) -> list[Any]:
+        """One round trip; error replies are returned, not raised. `meanwhile` is called between sending and reading."""
         self.send(*commands)
+        if meanwhile is not None:
+            meanwhile()
         replies: list[Any] = []
         for _ in commands:
             try:

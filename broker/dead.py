@@ -10,9 +10,12 @@ from typing import Any
 
 import msgspec
 
-from broker import codec, keys
+from broker import bodies_sweep, codec, keys, spec
+from broker.bodies import REDIS
+from broker.bodies_store import open_store
+from broker.claimed import with_body
 from broker.connection import Link, ResponseError, is_out_of_memory
-from broker.errors import DecodeError, InvalidInput, QueueFull, UnknownLetter, UnknownModel
+from broker.errors import DecodeError, InvalidInput, QueueFull, StoreError, UnknownLetter, UnknownModel
 from broker.messages import LANES, Job
 from broker.queue import DEAD_CAP
 
@@ -87,6 +90,24 @@ class DeadLetters:
         body = dict(zip(fields[::2], fields[1::2], strict=True)).get(b"job", b"")
         return self._letter(found[0][0], len(body), fields), body
 
+    def with_body(self, job: Job) -> Job:
+        """A dead job with its data at hand, wherever its body stands. Raises StoreError, DecodeError when it cannot be had."""
+        if job.body is None:
+            return job
+        if job.body.token == REDIS:
+            found = self._link.call(*bodies_sweep.read(self._model, job.body.name))
+        else:
+            store = open_store(spec.fetch(self._link, self._model).limits.bodies)
+            if store is None or store.token != job.body.token:
+                raise StoreError(
+                    "its body stands in another store than the model's now; ask on the machine that has it"
+                )
+            found = store.read(job.body.name)
+        fault = job.body.fault(found) if found is not None else "is gone"
+        if fault:
+            raise DecodeError(f"its body {fault}")
+        return with_body(job, found)
+
     def replay(self, letter: Letter, lane: str, body: bytes) -> None:
         """Queues `body` in `lane` and takes the letter away, both or neither.
 
@@ -94,7 +115,7 @@ class DeadLetters:
         """
         model = self._model
         names = [self._key, keys.spec(model), keys.counters(model), keys.stored(model), keys.delayed(model)]
-        names += [keys.lane(model, name) for name in LANES]
+        names += [*(keys.lane(model, name) for name in LANES), keys.dead_bodies(model)]
         try:
             code, detail = self._link.script("replay", names, [letter.entry, LANES.index(lane) + 1, body])
         except ResponseError as error:
@@ -122,7 +143,7 @@ class DeadLetters:
 
     def drop(self, entries: Sequence[str]) -> int:
         """Drops letters for good, 1 000 at once at most; how many were there."""
-        names = [self._key, keys.counters(self._model)]
+        names = [self._key, keys.counters(self._model), keys.dead_bodies(self._model)]
         return int(self._link.script("drop", names, entries)) if entries else 0
 
     def _letter(self, entry: bytes, size: int, flat: list[bytes]) -> Letter:

@@ -137,6 +137,12 @@ class WrongUrl(RedisRefused):
     """Raised when a Redis URL is none, or leads to something that is no Redis."""
 
 
+class StoreError(PenstockError):
+    """Raised when the store of large bodies cannot be used from here: a folder, a URL, or fsspec that is not installed."""
+
+    retryable = True
+
+
 class DecodeError(PenstockError):
     """Raised when bytes from the wire are not a message we can read; nothing was allocated for them."""
 

@@ -65,7 +65,7 @@ class Answer(msgspec.Struct, frozen=True):
     @property
     def is_of_one_job(self) -> bool:
         """Whether one job alone stopped the chunk, and those behind it may be sent again."""
-        return self.code in ("conflict", "too_large")
+        return self.code in ("conflict", "too_large", "no_body")
 
     def of(self, offset: int, count: int) -> Answer:
         """The answer as it concerns a part of the chunk: `ok` when that was accepted whole."""
@@ -139,15 +139,21 @@ class Intake:
         delay_ms: int = 0,
         deadline_ms: int = 0,
         dedupe: Sequence[tuple[str, str]] = (),
+        token: str = "",
     ) -> Command:
-        """Queues a chunk: at most CHUNK_JOBS jobs or CHUNK_BYTES. `lane` is 1-3; `dedupe` is a (key, digest) per job."""
+        """Queues a chunk: at most CHUNK_JOBS jobs or CHUNK_BYTES. `lane` is 1-3; `dedupe` is a (key, digest) per job.
+
+        `token` names the store, where the body of any of the jobs stands apart.
+        """
         args: list[Arg] = [
             number, generation, lane, delay_ms, deadline_ms, keys.REQUEST_WINDOW, keys.REQUESTS_TTL_MS,
             self._dedupe_prefix, keys.DEDUPE_TTL_MS, len(dedupe), *blobs,
         ]  # fmt: skip
         for key, digest in dedupe:
             args += (key, digest)
-        return evalsha("submit", self._submit_keys, args)
+        return evalsha(
+            "submit", [*self._submit_keys, keys.bodies(self.model, token)] if token else self._submit_keys, args
+        )
 
     def read_submit(self, reply: bytes) -> Answer:
         """Reads the reply of `submit`."""
@@ -180,6 +186,12 @@ class Intake:
                 return PayloadTooLarge(
                     f"a job of {detail} bytes is over the limit of {limits.payload_limit_bytes} bytes a job; send fewer "
                     "rows, a smaller dtype or a path to the data, or raise queue.payload_limit_bytes in pool.toml"
+                )
+            case "no_body":
+                return QueueFull(
+                    f"Redis had no room for the body of a large job of model {model!r}, or forgot it; try again in "
+                    f"{OOM_RETRY_AFTER_S:g} s, shorten result_ttl_s, or raise redis.max_memory_mb",
+                    retry_after_s=OOM_RETRY_AFTER_S,
                 )
             case "stale":
                 return StaleRequest(

@@ -11,6 +11,9 @@ Keys of one model share the hash tag {model}, so a script may touch them togethe
 | reply                    | list   | settle, fail, cancel | REPLY_TTL_MS; capped at REPLY_CAP         |
 | watchers                 | hash   | watch                | WATCH_TTL_MS after the last watch         |
 | dead                     | stream | fail, replay, drop   | permanent; bounded by count, bytes, age   |
+| dead_bodies              | zset   | fail, replay, drop   | permanent; members leave with the letter  |
+| body                     | string | producer             | bodies.TTL_MS; from submit until the job ended none |
+| bodies                   | zset   | submit, all that end | permanent; members leave with the body    |
 | requests                 | hash   | submit               | REQUESTS_TTL_MS after the last submit     |
 | dedupe                   | string | submit               | DEDUPE_TTL_MS                             |
 | spec                     | hash   | slot, operators      | permanent                                 |
@@ -20,6 +23,7 @@ Keys of one model share the hash tag {model}, so a script may touch them togethe
 | due, asked               | zset   | slot                 | permanent; members leave when not asking  |
 | wanted                   | hash   | operators            | permanent; host -> slots of the model     |
 | caps                     | hash   | slot                 | permanent; members leave after FORGET_MS  |
+| times                    | hash   | slot                 | TIMES_TTL_MS after the last write         |
 | slots                    | zset   | slot                 | permanent; members expire by score        |
 | slot                     | hash   | slot                 | SLOT_TTL_MS after the last beat           |
 | assignment               | hash   | operators            | permanent; slot number -> assignment      |
@@ -47,6 +51,7 @@ DEDUPE_TTL_MS = 24 * 3_600_000
 MOVED_TTL_MS = 3_600_000
 SLOT_TTL_MS = 10_000
 EXITS_CAP = 1_000
+TIMES_TTL_MS = 14 * 24 * 3_600_000
 AGENT_TTL_MS = 5_000
 EVENTS_CAP = 10_000
 REQUEST_WINDOW = 128
@@ -54,7 +59,7 @@ REQUEST_WINDOW = 128
 # Prefix of every key that may live without a TTL; the key-leak check in tests reads this.
 PERMANENT = (
     "lane", "delayed", "dead", "spec", "counters", "stored", "ready", "failing", "retiring", "due", "wanted",
-    "slots", "assignment", "restarts", "exits", "models", "overlap", "events", "caps",
+    "slots", "assignment", "restarts", "exits", "models", "overlap", "events", "caps", "body", "bodies",
 )  # fmt: skip
 
 
@@ -93,6 +98,20 @@ def watchers(model: str) -> str:
 
 def dead(model: str) -> str:
     return of_model(model) + "dead"
+
+
+def dead_bodies(model: str) -> str:
+    """Zset of `entry token name`, by the entry's ms, of dead letters whose job's body stands apart."""
+    return dead(model) + ":bodies"
+
+
+def body(model: str, name: str) -> str:
+    return f"{of_model(model)}body:{name}"
+
+
+def bodies(model: str, token: str) -> str:
+    """Zset of names: above 0 the ms the job was taken in, below 0 minus the ms from which the body may go, else 0."""
+    return f"{of_model(model)}bodies:{token}"
 
 
 def requests(model: str, client: str) -> str:
@@ -145,6 +164,11 @@ def wanted(model: str) -> str:
 def caps(model: str) -> str:
     """Hash of `device|dims` -> learned row cap and the Redis ms of learning it."""
     return of_model(model) + "caps"
+
+
+def times(model: str, digest: str, device: str) -> str:
+    """Hash of `rows|dims` -> median and p99 ms of a forward, of the manifest with that sha256 on that device."""
+    return f"{of_model(model)}times:{digest[:16]}:{device}"
 
 
 def slots() -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from broker.bodies import Reference
+
 LANES = ("high", "normal", "low")
 
 
@@ -45,7 +47,7 @@ class Signature(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True, gc=False):
-    """One claimed job. `data` is raw little-endian rows, column after column."""
+    """One claimed job. `data` is raw little-endian rows, column after column; of a `body` that stands apart, once it was fetched."""
 
     id: str
     lane: int
@@ -61,10 +63,11 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     retries: int
     attempt: int
     deliveries: int  # Redis' own count: 1 on the first delivery, +1 for each death under it
-    size: int  # bytes as accounted in Redis
+    size: int  # bytes as accounted in Redis, those of its body among them
     submitted_ms: int  # Redis time
     deadline_ms: int  # Redis time, 0 for none
     context: Any = None
+    body: Reference | None = None
 
 
 class Timings(msgspec.Struct, frozen=True, gc=False):

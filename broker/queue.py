@@ -6,6 +6,7 @@ No I/O here: the slot sends the commands over its Link and may have several unde
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Literal
 
 import msgspec
@@ -17,7 +18,7 @@ from broker.messages import LANES, Job
 
 INLINE_LIMIT_BYTES = 4096
 DEAD_CAP = 10_000
-LOWEST_FIRST_EVERY = 8  # every 8th claim starts at the lowest lane, so that none starves
+LOWEST_FIRST_EVERY = 8  # every 8th claim starts at a lower lane, in turns, so that none starves
 TAKE_OVER_AT_ONCE = 500
 RECOUNT_BELOW = 2_000
 SETTLE_BYTES = 2 << 20  # of outcomes in one script call; none should handle more than 4 MB
@@ -73,11 +74,13 @@ class Queue:
                 if isinstance(reply, Exception) and "BUSYGROUP" not in str(reply):
                     raise reply
 
-    def claim(self, room: int) -> Command:
-        """Claims up to `room` jobs without blocking: returned leases first, then lanes by priority."""
+    def claim(self, room: int, *, above_low: bool = False) -> Command:
+        """Claims up to `room` jobs without blocking: returned leases first, then lanes by priority, or those above the low one."""
+        if above_low:
+            return self._claim(room, "12")
         self._claims += 1
-        order = "321" if self._claims % LOWEST_FIRST_EVERY == 0 else "123"
-        return self._claim(room, order)
+        turns = self._claims % (2 * LOWEST_FIRST_EVERY)
+        return self._claim(room, {LOWEST_FIRST_EVERY: "321", 0: "213"}.get(turns, "123"))
 
     def reclaim(self, room: int) -> Command:
         """Claims up to `room` returned leases only; for `read_claim`."""
@@ -118,11 +121,17 @@ class Queue:
         args: list[Any] = [*self._finish_args, *map(len, lanes)]
         args += [one.job.entry for lane in lanes for one in lane]
         frame = codec.FRAME.pack
+        has_apart = False
         for lane in lanes:
             for one in lane:
                 job, outcome = one.job, one.outcome
                 ttl_s = job.result_ttl_s if job.is_stored else 0
                 args += (job.id, job.size, ttl_s, frame(len(outcome)) + outcome)
+                has_apart = has_apart or job.body is not None
+        if has_apart:
+            for at, one in enumerate(chain(*lanes), 8):
+                if (body := one.job.body) is not None:
+                    args += (at, body.token, body.name)
         return evalsha("settle", self._finish_keys + self.lanes, args)
 
     def settles(self, ended: Iterable[Ended]) -> Iterator[Command]:
@@ -149,7 +158,10 @@ class Queue:
         model = self.model
         return evalsha(
             "fail",
-            [*self._finish_keys, *self.lanes, keys.delayed(model), keys.delayed_bodies(model), keys.dead(model)],
+            [
+                *self._finish_keys, *self.lanes, keys.delayed(model), keys.delayed_bodies(model), keys.dead(model),
+                keys.dead_bodies(model),
+            ],
             args,
         )
 

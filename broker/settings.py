@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from broker.bodies import check_location
 from broker.errors import ConfigError
 from broker.settings_values import check, require_table
 from broker.spec import Limits
@@ -58,7 +59,8 @@ class SlotSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hang_floor_s: float = 60.0  # an engine silent for longer, and for hang_factor times its usual time, is killed
     hang_factor: float = 20.0  # times the p99 of the batch's size
     read_ahead_max_ms: float = 500.0  # a slot whose batches take longer claims nothing ahead
-    max_wait_ms: float = 0.0  # upper bound of waiting for more jobs while the engine is free
+    max_wait_ms: float = 5.0  # upper bound of waiting for more jobs while the engine is free; 0: never wait
+    low_batch_ms: float = 20.0  # a batch of the low lane takes no longer, so that higher ones need not wait; 0: as large as any
     threads: int = 1
 
 
@@ -80,12 +82,14 @@ class RetireSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One served model. `max_rows` 0 takes the manifest's; `retire` overrides single keys of [retire]."""
+    """One served model. `max_rows` 0 and `row_buckets` () take the manifest's; `retire` overrides single keys of [retire]."""
 
     artifact: str
     slots: int = 1
     device: str = "cpu"
     max_rows: int = 0
+    row_buckets: tuple[int, ...] = ()
+    memory_fraction: float = 0.0  # of the device's memory, for each of its slots; 0: no bound
     retire: dict[str, float | bool] = {}
 
 
@@ -235,5 +239,11 @@ def _check_values(settings: Settings, where: str) -> None:
         raise ConfigError(f"{where} [slot]: hang_factor = {settings.slot.hang_factor} must be above 1")
     if settings.slot.lease_s < 3 * settings.slot.beat_s:
         raise ConfigError(f"{where} [slot]: lease_s must be at least three times beat_s")
+    check_location(f"{where} [queue]", settings.queue.bodies)
+    for name, model in settings.models.items():
+        if model.memory_fraction > 1:
+            raise ConfigError(
+                f"{where} [models.{name}]: memory_fraction = {model.memory_fraction:g} must be 1 or less; 0 sets no bound"
+            )
     if not 0 <= settings.retire.jitter < 1:
         raise ConfigError(f"{where} [retire]: jitter = {settings.retire.jitter} must lie between 0 and 1")

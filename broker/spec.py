@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from broker import keys
-from broker.errors import DecodeError, UnknownModel
+from broker.bodies import REDIS, check_location
+from broker.errors import ConfigError, DecodeError, UnknownModel
 
 if TYPE_CHECKING:  # the engine reads specs too, and must never load redis
     from broker.connection import Link
@@ -42,11 +43,16 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Limits of one model's queue. Bytes count waiting, claimed and delayed jobs and stored results."""
+    """Limits of one model's queue. Bytes count waiting, claimed and delayed jobs and stored results.
+
+    Data above `large_bytes` (0: none) stands apart from its job, in the store that `bodies` names: "redis", a folder or a URL.
+    """
 
     max_jobs: int = 1_000_000
     max_bytes: int = 2 << 30
     payload_limit_bytes: int = 4 << 20
+    large_bytes: int = 64 << 10
+    bodies: str = REDIS
 
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -86,7 +92,8 @@ def publish(link: Link, spec: ModelSpec, limits: Limits) -> str:
             (
                 "HSET", keys.spec(spec.name), "generation", generation, "body", msgspec.json.encode(spec),
                 "max_jobs", limits.max_jobs, "max_bytes", limits.max_bytes,
-                "payload_limit_bytes", limits.payload_limit_bytes,
+                "payload_limit_bytes", limits.payload_limit_bytes, "large_bytes", limits.large_bytes,
+                "bodies", limits.bodies,
             ),
             ("SADD", keys.models(), spec.name),
         ]
@@ -96,7 +103,7 @@ def publish(link: Link, spec: ModelSpec, limits: Limits) -> str:
     return generation
 
 
-FIELDS = ("generation", "body", "max_jobs", "max_bytes", "payload_limit_bytes")
+FIELDS = ("generation", "body", "max_jobs", "max_bytes", "payload_limit_bytes", "large_bytes", "bodies")
 
 
 def read(model: str, values: list[bytes | None]) -> Published:
@@ -106,12 +113,16 @@ def read(model: str, values: list[bytes | None]) -> Published:
             f"no model named {model!r} is published; see `penstock models`, or start the pool that serves it"
         )
     try:
+        # A version before published no `large_bytes`, and its slots read no job whose body stands apart.
+        max_jobs, max_bytes, payload_limit, large = (int(value or 0) for value in values[2:6])
+        location = (values[6] or b"").decode() or REDIS
+        check_location("it", location)
         return Published(
             spec=msgspec.json.decode(values[1], type=ModelSpec),
-            limits=Limits(*(int(value or 0) for value in values[2:5])),
+            limits=Limits(max_jobs, max_bytes, payload_limit, large, location),
             generation=values[0].decode(),
         )
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError, ConfigError) as error:
         raise DecodeError(
             f"the published spec of model {model!r} is garbled: {error}; a slot that starts publishes it again"
         ) from None

@@ -51,12 +51,13 @@ class _Commands(click.Group):
 
     elsewhere: ClassVar = {
         "submit": ("producer.cli", "submit", "Submit one job to a model and print its result."),
+        "tune": ("operators.tune.cli", "tune", "Measure a model and write how it is best served."),
         "models": ("operators.artifacts.cli", "models", "List, seal, verify and trust model artifacts."),
         "dead": ("operators.dead.cli", "dead", "List, show, replay and drop jobs that were given up."),
     }
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return ["up", "status", "submit", "scale", "models", "dead", "doctor", "down"]  # as they are needed
+        return ["up", "status", "submit", "scale", "tune", "models", "dead", "doctor", "down"]  # as they are needed
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name in self.elsewhere:  # for lists and completion; `resolve_command` gives the real one

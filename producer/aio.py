@@ -12,17 +12,18 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
 from broker.durability import Durability, check
-from broker.errors import InvalidInput, JobFailed, PenstockError, QueueFull, SubmitNotDurable, SubmitUnknown
+from broker.errors import InvalidInput, JobFailed, PenstockError, QueueFull
 from broker.intake import CHUNK_BYTES, CHUNK_JOBS, new_client, split_public_id
 from broker.settings import load
 from producer import talks
 from producer.aline import AsyncLine
-from producer.awaiter import AsyncWaiter
+from producer.apart import check_apart
+from producer.asender import AsyncSender
 from producer.channel import JobNumbers, Packer, at_input
 from producer.options import Options, check_model, check_names, keys_for, many, options_of, seconds, until
 from producer.outbox import AsyncModel
 from producer.results import Result
-from producer.tickets import SPEC_TRIES, Parcel, Sink, Ticket, not_durable
+from producer.tickets import Parcel, Sink, Ticket
 from producer.window import Window, with_index
 
 
@@ -47,14 +48,20 @@ class AsyncHandle(Ticket, eq=False, gc=False):
         return bool(await self._producer._cancel(self))
 
 
-class AsyncProducer(AsyncWaiter):
+class AsyncProducer(AsyncSender):
     """Submits jobs to models and gives their results, for asyncio. An async context manager; see `Producer`."""
 
     def __init__(
-        self, url: str | None = None, *, submit_timeout_s: float = 10.0, durability: Durability = "none"
+        self,
+        url: str | None = None,
+        *,
+        submit_timeout_s: float = 10.0,
+        durability: Durability = "none",
+        large_apart: bool = True,
     ) -> None:
         self.url = url or load().redis_url
         self._durability = check(durability)
+        self._is_apart = check_apart(large_apart)
         self._patience_s = submit_timeout_s
         self._line = AsyncLine(self.url, patience_s=submit_timeout_s)
         self._models: dict[str, AsyncModel] = {}
@@ -167,6 +174,7 @@ class AsyncProducer(AsyncWaiter):
             place = self._models[name] = AsyncModel(
                 name, self.client, self.url, self._line, self._patience_s, self._durability
             )
+            place.apart.is_wanted = self._is_apart
         return place
 
     async def _submit_all(
@@ -201,42 +209,4 @@ class AsyncProducer(AsyncWaiter):
         except PenstockError as error:
             error.accepted = handles + error.accepted
             raise
-        return handles
-
-    async def _send(self, place: AsyncModel, packer: Packer, parcel: Parcel, until: float) -> list[Any]:
-        started = time.monotonic()
-        mailbox = place.mailbox
-        handles: list[Any] = []
-        spec_tries = 0
-        mailbox.expect(parcel.tickets)
-        try:
-            while True:
-                try:
-                    answer, offset = await place.post(parcel, packer.options.after(time.monotonic() - started))
-                    handles += parcel.accept(place, answer, offset)
-                    if answer.doubt and handles:
-                        raise not_durable(handles[-1], answer)
-                    if answer.code == "ok":
-                        break
-                    if answer.code == "new_spec" and spec_tries < SPEC_TRIES:
-                        spec_tries += 1
-                        await self._line.run(talks.learn_spec(place))
-                        parcel.repack(place, packer)
-                        continue
-                    raise place.refusal(answer)
-                except QueueFull as full:
-                    left = until - time.monotonic()
-                    if left <= 0:
-                        raise
-                    await asyncio.sleep(min(full.retry_after_s, left))
-        except BaseException as error:
-            for ticket in parcel.tickets:
-                mailbox.forget(ticket)
-            # One error is shared by all who travelled together: each gets its own id.
-            if isinstance(error, SubmitUnknown) and not isinstance(error, SubmitNotDurable):
-                job_id = parcel.tickets[0].id
-                error = SubmitUnknown(str(error).replace(error.job_id, job_id), job_id=job_id)
-            if isinstance(error, PenstockError):
-                error.accepted = handles
-            raise error
         return handles

@@ -6,11 +6,12 @@ import itertools
 import time
 from typing import Any
 
-from broker import codec
+from broker import bodies, codec
 from broker.durability import Durability, Proof
 from broker.errors import InvalidInput, PenstockError
 from broker.intake import Answer, Intake
 from broker.spec import Published
+from producer.apart import Apart
 from producer.inputs import Fitted, Form
 from producer.mailbox import Mailbox
 from producer.options import Options
@@ -31,6 +32,7 @@ class Channel:
         self.published: Published | None = None
         self.form: Form | None = None
         self.no_ready: str | None = None
+        self.apart = Apart()
         self._check_at = 0.0
         self._load: tuple[float, str] = (0.0, "")
 
@@ -41,6 +43,7 @@ class Channel:
 
     def learn(self, published: Published) -> None:
         """Takes a spec as read from Redis."""
+        self.apart.learn(published.limits)
         self.form = Form(published.spec)
         self.published = published
 
@@ -49,6 +52,7 @@ class Channel:
         self.client = client
         self.intake = Intake(self.model, client)
         self.mailbox = Mailbox()
+        self.apart.renew()
 
     def refusal(self, answer: Answer) -> PenstockError:
         """The error of an answer that is not `ok`."""
@@ -99,6 +103,13 @@ class Packer:
         if head is None:
             head = self._heads[shape] = self.options.head(fitted)
         return codec.encode_job(head[0], job.encode(), head[1], data)
+
+    def pack_apart(self, fitted: Fitted, job: str, token: str) -> tuple[bytes, bytes]:
+        """The job with a reference in place of its data, and the data: the body that stands apart. Raises as `pack`."""
+        head, tail = self.options.head(fitted, is_apart=True)
+        body = bytes(fitted.data) if isinstance(fitted.data, bytes) else fitted.data.tobytes()
+        reference = bodies.encode(bodies.refer(token, job, body))
+        return codec.encode_job(head, job.encode(), tail, reference), body
 
 
 class JobNumbers:

@@ -6,28 +6,27 @@ It starts no thread: who waits for a result reads for all (see `reader`). What i
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from broker.durability import Durability, check
-from broker.errors import InvalidInput, PenstockError, QueueFull
+from broker.errors import InvalidInput, PenstockError
 from broker.intake import CHUNK_BYTES, CHUNK_JOBS, new_client, split_public_id
 from broker.settings import load
 from producer import forks, talks
+from producer.apart import check_apart
 from producer.channel import JobNumbers, Packer, at_input
 from producer.handle import Handle
 from producer.line import Line
 from producer.options import Options, check_model, check_names, keys_for, many, options_of, seconds, until
 from producer.results import Result
-from producer.tickets import SPEC_TRIES, Parcel, Sink, not_durable
-from producer.waiter import Model, Waiter
+from producer.sender import Sender
+from producer.tickets import Parcel, Sink
+from producer.waiter import Model
 from producer.window import run_window
 
-DRAIN_EVERY = 4096  # jobs submitted while nobody waits, before the reply list is emptied in passing
 
-
-class Producer(Waiter):
+class Producer(Sender):
     """Submits jobs to models and gives their results. A context manager; `close()` waits for submits under way.
 
     `url` defaults to the pool's (PENSTOCK_REDIS_URL, or redis.url in pool.toml). It connects at first use and raises
@@ -36,13 +35,22 @@ class Producer(Waiter):
 
     `durability="fsync"`: a submit returns when Redis has proven that its jobs are on disk, which takes up to a second with
     appendfsync everysec, so submit many at once. Raises ConfigError at the first submit when Redis cannot prove it.
+
+    Data above the pool's `large_bytes` stands apart from its job, in the store that pool.toml names; `large_apart=False` sends it
+    in the job, from a machine that cannot reach that store.
     """
 
     def __init__(
-        self, url: str | None = None, *, submit_timeout_s: float = 10.0, durability: Durability = "none"
+        self,
+        url: str | None = None,
+        *,
+        submit_timeout_s: float = 10.0,
+        durability: Durability = "none",
+        large_apart: bool = True,
     ) -> None:
         self.url = url or load().redis_url
         self._durability = check(durability)
+        self._is_apart = check_apart(large_apart)
         self._patience_s = submit_timeout_s
         self._line = Line(self.url, patience_s=submit_timeout_s)
         self._models: dict[str, Model] = {}
@@ -87,17 +95,17 @@ class Producer(Waiter):
         Same `idempotency_key`, same content: the job queued before.
 
         Raises UnknownModel, InvalidInput, PayloadTooLarge, QueueFull, KeyConflict, StaleRequest, SubmitUnknown,
-        RedisUnavailable; SubmitNotDurable, where durability was asked for.
+        RedisUnavailable; SubmitNotDurable, where durability was asked for; StoreError, for data too large to travel in the job
+        when the pool's store for it cannot be used from here.
         """
-        keys = iter((idempotency_key,)) if idempotency_key is not None else None
-        terms = options_of("submit", options)
-        return self._submit_all(model, (inputs,), terms, until(wait_s), keys=keys, is_many=False)[0]
+        return self._submit_one(model, inputs, wait_s, idempotency_key, options, is_awaited=False)
 
     def infer(self, model: str, inputs: Any, timeout: float | None = None, **options: Any) -> Result:
         """`submit` and `result` in one. Raises what either raises."""
         check_names("infer", options)
         timeout = seconds(timeout)  # before the job is queued
-        return self.submit(model, inputs, **options).result(timeout)
+        wait_s, key = options.pop("wait_s", None), options.pop("idempotency_key", None)
+        return self._submit_one(model, inputs, wait_s, key, options, is_awaited=True).result(timeout)
 
     def submit_many(
         self,
@@ -160,8 +168,19 @@ class Producer(Waiter):
             with self._mutex:
                 place = self._models.get(name)
                 if place is None:
-                    place = self._models[name] = Model(name, self.client, self.url, self._patience_s, self._durability)
+                    place = Model(name, self.client, self.url, self._patience_s, self._durability)
+                    place.apart.is_wanted = self._is_apart
+                    self._models[name] = place
         return place
+
+    def _submit_one(
+        self, model: str, inputs: Any, wait_s: Any, key: str | None, options: dict[str, Any], *, is_awaited: bool
+    ) -> Handle:
+        keys = iter((key,)) if key is not None else None
+        terms = options_of("submit", options)
+        return self._submit_all(
+            model, (inputs,), terms, until(wait_s), keys=keys, is_many=False, is_awaited=is_awaited
+        )[0]
 
     def _submit_all(
         self,
@@ -173,13 +192,14 @@ class Producer(Waiter):
         keys: Iterator[str] | None = None,
         sink: Sink | None = None,
         is_many: bool = True,
+        is_awaited: bool = False,
     ) -> list[Handle]:
         place = self._model(model)
         if place.must_learn:
             self._line.run(talks.learn_spec(place))
         packer = Packer(terms)
         handles: list[Handle] = []
-        parcel = Parcel(sink)
+        parcel = Parcel(sink, is_awaited=is_awaited)
         try:
             for index, one in enumerate(inputs):
                 try:
@@ -193,49 +213,6 @@ class Producer(Waiter):
         except PenstockError as error:
             error.accepted = handles + error.accepted
             raise
-        return handles
-
-    def _send(self, place: Model, packer: Packer, parcel: Parcel, until: float) -> list[Any]:
-        """Queues all of the parcel, which is empty then; the handles. An error says in `.accepted` what was queued."""
-        started = time.monotonic()
-        mailbox = place.mailbox
-        handles: list[Any] = []
-        spec_tries = 0
-        mailbox.expect(parcel.tickets)
-        try:
-            while True:
-                terms = packer.options.after(time.monotonic() - started)
-                talk = talks.submit(
-                    place, (parcel,), lane=terms.lane, delay_ms=terms.delay_ms, deadline_ms=terms.deadline_ms
-                )
-                try:
-                    answer = self._line.run(talk, job_id=parcel.tickets[0].id)
-                    handles += parcel.accept(place, answer)
-                    if answer.doubt:
-                        raise not_durable(handles[-1], answer)
-                    if answer.code == "ok":
-                        break
-                    if answer.code == "new_spec" and spec_tries < SPEC_TRIES:
-                        spec_tries += 1
-                        self._line.run(talks.learn_spec(place))
-                        parcel.repack(place, packer)
-                        continue
-                    raise place.refusal(answer)
-                except QueueFull as full:
-                    left = until - time.monotonic()
-                    if left <= 0:
-                        raise
-                    time.sleep(min(full.retry_after_s, left))
-        except BaseException as error:
-            for ticket in parcel.tickets:
-                mailbox.forget(ticket)
-            if isinstance(error, PenstockError):
-                error.accepted = handles
-            raise
-        place.unread += len(handles)
-        if place.unread >= DRAIN_EVERY:
-            place.unread = 0
-            place.reader.drain()
         return handles
 
     def _renew(self) -> None:

@@ -87,7 +87,7 @@ class Options(msgspec.Struct, frozen=True):
             return self
         return msgspec.structs.replace(self, deadline_ms=max(1, self.deadline_ms - int(waited_s * 1000)))
 
-    def head(self, fitted: Fitted) -> tuple[bytes, bytes]:
+    def head(self, fitted: Fitted, *, is_apart: bool = False) -> tuple[bytes, bytes]:
         """What stands around the id; see `codec.encode_job_head`. Raises InvalidInput for a context that cannot travel."""
         try:
             head = codec.encode_job_head(
@@ -99,6 +99,7 @@ class Options(msgspec.Struct, frozen=True):
                 result_ttl_s=self.result_ttl_s,
                 descriptor=fitted.descriptor,
                 context=self.context,
+                is_apart=is_apart,
             )
         except struct.error:
             raise InvalidInput("the context is over 65 535 bytes; send a reference instead") from None

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-from broker import durability, keys
+from broker import bodies_sweep, durability, keys
 from broker.connection import Command
 from broker.errors import PenstockError, RedisUnavailable
 from broker.intake import Answer, denied, state_of
@@ -54,17 +54,23 @@ def submit(channel: Channel, parcels: Sequence[Parcel], *, lane: int, delay_ms: 
         if any(parcel.dedupe for parcel in parcels):
             none = ("", "")
             dedupe = [pair for parcel in parcels for pair in parcel.dedupe or [none] * len(parcel.blobs)]
+    apart = [parcel.bodies for parcel in parcels if parcel.bodies]
+    # In front of their jobs, in one breath; outside Redis they were written before.
+    writes = (
+        [one for bodies in apart for one in bodies_sweep.write(channel.model, bodies)] if channel.apart.is_redis else []
+    )
     number = intake.numbers.take()
     command = intake.submit(
-        number, published.generation, blobs, lane=lane, delay_ms=delay_ms, deadline_ms=deadline_ms, dedupe=dedupe
-    )
+        number, published.generation, blobs, lane=lane, delay_ms=delay_ms, deadline_ms=deadline_ms, dedupe=dedupe,
+        token=channel.apart.token if apart else "",
+    )  # fmt: skip
     proof = durability.prove(channel.proof, channel.model, channel.client) if channel.proof is not None else []
     try:
         if channel.wants_ready_check:
-            reply, *rest = yield [command, *proof, *intake.newest_ready()]
+            reply, *rest = (yield [*writes, command, *proof, *intake.newest_ready()])[len(writes) :]
             channel.note_ready(rest[len(proof) :])
         else:
-            reply, *rest = yield [command, *proof]
+            reply, *rest = (yield [*writes, command, *proof])[len(writes) :]
     finally:
         intake.numbers.answered(number)
     if isinstance(reply, Exception):
@@ -76,6 +82,13 @@ def submit(channel: Channel, parcels: Sequence[Parcel], *, lane: int, delay_ms: 
             channel.proof = None  # another Redis by now, or set otherwise: asked again before the next submit
             return msgspec.structs.replace(answer, doubt=why)
     return answer
+
+
+def note_bodies(channel: Channel, parcel: Parcel) -> Talk[None]:
+    """Tells Redis of bodies about to be written outside it. Raises QueueFull when it is out of memory, RedisUnavailable."""
+    (reply,) = yield [bodies_sweep.note(channel.model, channel.apart.token, parcel.bodies)]
+    if isinstance(reply, Exception):
+        raise channel.intake.refused_by_redis(reply)
 
 
 def look(channel: Channel, ticket: Ticket) -> Talk[tuple[str, list[bytes]]]:

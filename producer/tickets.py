@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from broker import codec
 from broker.errors import ResultExpired, ResultTimeout, SubmitNotDurable
 from broker.intake import Answer, client_of
 from producer.options import check_key, digest
 
 if TYPE_CHECKING:
     from producer.channel import Channel, Packer
+    from producer.inputs import Fitted
     from producer.search import Search
 
 
@@ -82,14 +84,18 @@ class Ticket(msgspec.Struct, eq=False, gc=False):
 class Parcel:
     """Jobs of one model, lane and timing that travel together, in order; never split, so that a prefix is a prefix."""
 
-    __slots__ = ("blobs", "dedupe", "inputs", "sink", "size", "tickets")
+    __slots__ = ("blobs", "bodies", "dedupe", "inputs", "is_awaited", "sink", "size", "spare", "tickets")
 
-    def __init__(self, sink: Sink | None = None) -> None:
+    def __init__(self, sink: Sink | None = None, *, is_awaited: bool = False) -> None:
+        """`is_awaited`: whoever sends it waits for its outcome at once."""
         self.sink = sink
+        self.is_awaited = is_awaited
         self.inputs: list[Any] = []
         self.blobs: list[bytes] = []
         self.tickets: list[Any] = []
         self.dedupe: list[tuple[str, str]] = []
+        self.bodies: dict[str, bytes] = {}  # that stand apart, by name: the id of their job
+        self.spare: list[str] = []  # names of those written for jobs that had been queued before
         self.size = 0
 
     def pack(
@@ -100,7 +106,7 @@ class Parcel:
         assert form is not None
         fitted = form.fit(inputs)
         job = producer._numbers.next()
-        blob = packer.pack(fitted, job)
+        blob = self._pack(channel, packer, fitted, job)
         ticket = kind(producer, channel, job, packer.options.lane, fitted.warning, self.sink)
         if key is not None:
             self.dedupe.append((check_key(key), digest(fitted)))
@@ -109,9 +115,19 @@ class Parcel:
         self.tickets.append(ticket)
         self.size += len(blob)
 
+    def _pack(self, channel: Channel, packer: Packer, fitted: Fitted, job: str) -> bytes:
+        apart = channel.apart
+        if not apart.limit_bytes or not apart.is_large(fitted.data):
+            return packer.pack(fitted, job)
+        blob, self.bodies[job] = packer.pack_apart(fitted, job, apart.token)
+        self.size += len(self.bodies[job])
+        return blob
+
     def drop(self, count: int) -> None:
         """Takes the first `count` jobs away."""
         self.size -= sum(map(len, self.blobs[:count]))
+        for name in [codec.read_head(blob)[0] for blob in self.blobs[:count]] if self.bodies else ():
+            self.size -= len(self.bodies.pop(name, b""))
         for part in (self.inputs, self.blobs, self.tickets, self.dedupe):
             del part[:count]
 
@@ -119,10 +135,13 @@ class Parcel:
         """Checks and packs all inputs again, after the model's spec changed. Raises InvalidInput."""
         form = channel.form
         assert form is not None
+        self.bodies.clear()
+        self.size = 0
         self.blobs = [
-            packer.pack(form.fit(inputs), ticket._job) for inputs, ticket in zip(self.inputs, self.tickets, strict=True)
+            self._pack(channel, packer, form.fit(inputs), ticket._job)
+            for inputs, ticket in zip(self.inputs, self.tickets, strict=True)
         ]
-        self.size = sum(map(len, self.blobs))
+        self.size += sum(map(len, self.blobs))
 
     def accept(self, channel: Channel, answer: Answer, offset: int = 0) -> list[Any]:
         """Marks what the answer accepted as queued, takes it out and gives it back. The parcel begins at `offset`."""
@@ -141,6 +160,8 @@ class Parcel:
             if offset <= index < offset + count:
                 ticket = taken[index - offset]
                 mailbox.forget(ticket)
+                if ticket._job in self.bodies and ticket._job != job:
+                    self.spare.append(ticket._job)
                 ticket._job, ticket._answer = job, None
                 taken[index - offset] = mailbox.known(ticket)
         self.drop(count)

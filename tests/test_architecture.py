@@ -30,6 +30,10 @@ ALSO = {
     "operators/models.py": ("workers.artifact", "workers.trust"),
     "operators/doctor.py": ("workers.artifact", "workers.devices"),
     "operators/journal.py": ("workers.exits",),
+    # the measuring program's words; the program itself is a process of its own
+    "operators/tune/cli.py": ("workers.tune.words",),
+    "operators/tune/conduct.py": ("workers.tune.words",),
+    "operators/tune/program.py": ("workers.tune.words",),
 }
 # third party -> where it may be imported: a file, a folder that ends in /, or a file's name
 ONLY_IN = {

@@ -1,31 +1,28 @@
 """Groups claimed jobs into batches by shape, rows and bytes. Decides; never touches Redis, slabs or the device.
 
-Higher lanes first (every 8th batch the lowest, so that none starves in hand), oldest first within a lane. A batch holds
-one shape bucket; a job of another shape may be overtaken in its lane once, never twice. A job with more rows than fit is
-split; its rest stays at the front of its lane, so that higher lanes come in between. A job that a death has marked runs
-alone.
+Higher lanes first, but a lane that waited through seven batches begins the next, so that none starves in hand; oldest first
+within a lane. Lower lanes fill up what a batch of a higher one leaves over. A batch holds one shape bucket; a job of another
+shape may be overtaken in its lane once, never twice. A job with more rows than fit is split; its rest stays at the front of
+its lane, so that higher lanes come in between. A job that a death has marked runs alone.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
 
 import msgspec
 
-from broker.messages import LANES, Job, Signature
+from broker.messages import LANES, Job
 from broker.spec import ModelSpec
+from broker.timetable import Dims
+from workers.allowance import Allowance
+from workers.shapes import Misfit, Shapes
+from workers.timetable import Timetable
 
-Dims = tuple[int, ...]
-LOWEST_FIRST_EVERY = 8
-
-
-class Misfit(msgspec.Struct, frozen=True):
-    """A job that does not fit the model's spec, and why; its producer did not validate it."""
-
-    job: Job
-    text: str
+BEGINS_EVERY = 8  # batches within which each lane that waits begins one
+FULL_EVERY = 2048  # batches after which one is made as large as may be, so that the time of that size stays known
+TRIES_ONE_EVERY = 64  # jobs given up for their deadlines with nothing run between them
 
 
 class Piece(msgspec.Struct, frozen=True, gc=False):
@@ -45,53 +42,14 @@ class Batch(msgspec.Struct, frozen=True):
     dims: Dims
 
 
-class Shapes:
-    """Which shape bucket a job falls into, by its signature; remembers the last one, which nearly always repeats."""
+class Coming(msgspec.Struct, frozen=True):
+    """The batch that would be packed now: its lane, rows and shape, how long it takes, and whether no more rows could join."""
 
-    def __init__(self, spec: ModelSpec) -> None:
-        self.takes_raw = spec.takes != "tensors"
-        self.varying = sorted({dim for tensor in spec.inputs for dim in tensor.shape if isinstance(dim, str)})
-        self._spec = spec
-        self._last: Signature | None = None
-        self._last_dims: Dims | str = ()
-
-    def dims(self, job: Job) -> Dims | str:
-        """Padded sizes of the varying dimensions, or the text of a misfit."""
-        if self.takes_raw:
-            if not job.kind:
-                return "the model takes raw input, the job brings tensors"
-            return () if job.rows == 1 else f"raw input is one row a job, this one declares {job.rows}"
-        if job.kind:
-            return "the model takes tensors, the job brings raw input"
-        if job.signature is not self._last:
-            self._last_dims = self._fit(job.signature)
-            self._last = job.signature
-        return self._last_dims
-
-    def _fit(self, signature: Signature) -> Dims | str:
-        inputs = self._spec.inputs
-        if len(signature.columns) != len(inputs):
-            return f"the model takes {len(inputs)} inputs, the job brings {len(signature.columns)}"
-        sizes: dict[str, int] = {}
-        for tensor, column in zip(inputs, signature.columns, strict=True):
-            is_fit = (
-                column.name == tensor.name and column.dtype == tensor.dtype and len(column.shape) == len(tensor.shape)
-            )
-            for dim, size in zip(tensor.shape, column.shape, strict=False):
-                is_fit = is_fit and (sizes.setdefault(dim, size) == size if isinstance(dim, str) else dim == size)
-            if not is_fit:
-                came = f"{column.name} {column.dtype}{list(column.shape)}"
-                return (
-                    f"input {tensor.name!r} must be {tensor.dtype}{list(tensor.shape)} per row, the job brings {came}"
-                )
-        dims = []
-        for name in self.varying:
-            buckets = self._spec.buckets[name]
-            at = bisect_left(buckets, sizes[name])
-            if at == len(buckets):
-                return f"dimension {name!r} is {sizes[name]}, the largest bucket is {buckets[-1]}"
-            dims.append(buckets[at])
-        return tuple(dims)
+    lane: int
+    rows: int
+    dims: Dims
+    ms: float
+    is_full: bool
 
 
 class Batcher:
@@ -102,9 +60,14 @@ class Batcher:
         self.max_rows = max_rows
         self.batch_bytes = batch_bytes
         self.rows = 0  # rows waiting
-        self.cap: Callable[[Dims], int] = lambda dims: max_rows  # rows a batch of that shape may have now
+        self.allowance = Allowance(
+            Timetable(floor_s=0.0, factor=0.0), self.row_buckets, low_batch_ms=0.0
+        )  # bounds nothing
         self._shapes = Shapes(spec)
+        self._waited = [0] * len(LANES)  # batches that others began while a job of the lane was here
         self._packs = 0
+        self._given_up = 0  # jobs since the last batch, for their deadlines
+        self._has_deadlines = False  # whether a job here may have one
         self._lanes: tuple[deque[_Waiting], ...] = tuple(deque() for _ in LANES)
 
     def add(self, jobs: list[Job]) -> list[Misfit]:
@@ -117,16 +80,54 @@ class Batcher:
             else:
                 self._lanes[job.lane].append(_Waiting(job, dims))
                 self.rows += job.rows
+                if job.deadline_ms:
+                    self._has_deadlines = True
         return misfits
 
-    def oldest_ms(self) -> int:
-        """Redis time at which the longest waiting job in hand was submitted; 0 when there is none."""
-        heads = [lane[0].job.submitted_ms for lane in self._lanes if lane]
-        return min(heads, default=0)
+    def hopeless(self, now_ms: float) -> list[Job]:
+        """Takes out the jobs that would end past their deadline, before a forward is spent on them.
 
-    def first_lane(self) -> int | None:
-        """The highest lane in which a job waits here; None when none does."""
-        return next((number for number, lane in enumerate(self._lanes) if lane), None)
+        Those that would be late even at once and alone; and while others fill the next batch without them, those that would be
+        late in it. So a late job never makes a batch small. Jobs that were begun are kept. Should jobs be given up again and
+        again and none run, one runs all the same: what is known of T may be wrong, and only a forward can tell.
+        """
+        coming = self.coming() if self._has_deadlines else None
+        if coming is None:
+            return []
+        self._has_deadlines = False
+        spare = sum(one.rows_left for lane in self._lanes for one in lane if one.dims == coming.dims) - coming.rows
+        late: list[Job] = []
+        for one in (one for lane in self._lanes for one in lane if one.job.deadline_ms):
+            slack_ms = one.job.deadline_ms - now_ms
+            is_late = slack_ms < self.allowance.least_ms(one.dims)
+            is_too_much = slack_ms < coming.ms and one.dims == coming.dims and spare >= one.rows_left
+            if not one.start and (is_late or is_too_much):
+                late.append(one.job)
+                spare -= one.rows_left if one.dims == coming.dims else 0
+            else:
+                self._has_deadlines = True
+        self._given_up += len(late)
+        if (
+            self._given_up > TRIES_ONE_EVERY
+            and self.rows == sum(job.rows for job in late)
+            and late[-1].deadline_ms > now_ms
+        ):
+            late.pop()
+            self._has_deadlines = True
+        if late:
+            self.drop({job.entry for job in late})
+        return late
+
+    def rows_in(self, lane: int) -> int:
+        """Rows that wait in one lane."""
+        return sum(one.rows_left for one in self._lanes[lane])
+
+    def tightest_ms(self) -> float:
+        """The earliest deadline of the jobs in hand, in Redis' time."""
+        if not self._has_deadlines:
+            return float("inf")
+        jobs = (one.job for lane in self._lanes for one in lane)
+        return min((job.deadline_ms for job in jobs if job.deadline_ms), default=float("inf"))
 
     def clear(self) -> list[Job]:
         """Takes all jobs out, started ones too."""
@@ -144,22 +145,47 @@ class Batcher:
             lane.clear()
             lane.extend(kept)
 
+    def coming(self) -> Coming | None:
+        """What `pack` would make now; None when no job waits."""
+        if not self.rows:
+            return None
+        lane = self._begins()
+        dims = self._lanes[lane][0].dims
+        most = self.allowance.most(dims, lane)
+        rows = self.allowance.fill(dims, min(self.rows, most))
+        return Coming(lane, rows, dims, self.allowance.typical_ms(dims, rows), rows == most or rows < self.rows)
+
     def pack(self) -> Batch | None:
         """The next batch, or None when no job waits."""
         if not self.rows:
             return None
-        self._packs += 1
-        order = self._lanes[::-1] if self._packs % LOWEST_FIRST_EVERY == 0 else self._lanes
-        head = next(lane[0] for lane in order if lane)
-        most = self.cap(head.dims)
+        begins = self._begins()
+        for number, lane in enumerate(self._lanes):
+            self._waited[number] = self._waited[number] + 1 if lane and number != begins else 0
+        self._given_up = 0
+        head = self._lanes[begins][0]
+        dims = head.dims
+        most = self.allowance.most(dims, begins)
         if head.job.deliveries > 1:
             return self._take_alone(head, most)
+        self._packs += 1
+        if self._packs % FULL_EVERY:
+            most = self.allowance.fill(dims, min(self.rows, most))
         pieces: list[Piece] = []
-        rows = size = 0
-        for lane in order:
-            rows, size = self._take_from(lane, head.dims, most, pieces, rows, size)
+        rows, size = self._take_from(self._lanes[begins], dims, most, pieces, 0, 0)
+        for number, lane in enumerate(self._lanes):
+            if lane and number != begins and rows < most:
+                limit = most if number < begins else min(most, self.allowance.company(dims, rows))
+                rows, size = self._take_from(lane, dims, limit, pieces, rows, size)
         self.rows -= rows
-        return Batch(pieces, rows, self.bucket(rows), head.dims)
+        return Batch(pieces, rows, self.bucket(rows), dims)
+
+    def _begins(self) -> int:
+        """The lane whose oldest job begins the next batch; the lowest of those that waited long enough, else the highest."""
+        for number in reversed(range(len(LANES))):
+            if self._waited[number] >= BEGINS_EVERY - 1 and self._lanes[number]:
+                return number
+        return next(number for number, lane in enumerate(self._lanes) if lane)
 
     def _take_from(
         self, lane: deque[_Waiting], dims: Dims, most: int, pieces: list[Piece], rows: int, size: int

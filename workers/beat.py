@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from broker import roster
+from broker import bodies_sweep, roster
 from broker.connection import LOST, Command, Link, is_missing_group
 from broker.queue import Queue
 from broker.settings import SlotSettings
@@ -161,6 +161,8 @@ class Beat(threading.Thread):
                     is_recounting=is_recounting,
                 )
             )
+            if is_recounting:
+                commands.append(bodies_sweep.orphans(board.model))
         if commands:
             began = self._clock()
             replies = self._link.call_all(commands)
@@ -172,6 +174,8 @@ class Beat(threading.Thread):
                     board.frees_place = False  # once: a beat under way must not free the place of the next retirement
                 if board.is_ready and not board.since_ms:
                     board.since_ms = int(replies[pulse_at][0])
+            if sweep_at >= 0 and len(replies) > sweep_at + 1 and isinstance(replies[-1], int) and replies[-1] > 0:
+                log.warning("bodies swept", model=board.model, count=replies[-1], next="no job named them; room is free")
             if sweep_at >= 0 and isinstance(replies[sweep_at], list):
                 self._tell_sweep(*replies[sweep_at])
             self._answer(replies)

@@ -8,14 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
+
+import msgspec
 
 from broker.claimed import Claimed
+from broker.messages import Job
 from broker.queue import Queue
 from workers.claims import SMALLEST_SHARED, Claims
+from workers.pacing import LOW, Look
 from workers.wire import Pair
 
 LOOK_EVERY_S = 0.25
+
+
+class GiveBack(Protocol):
+    """Returns leases, with so many crash marks."""
+
+    def __call__(self, jobs: list[Job], *, marks: int) -> None: ...
 
 
 class Claimer:
@@ -26,6 +36,7 @@ class Claimer:
         *,
         queue: Queue,
         take: Callable[[Claimed], None],
+        give_back: GiveBack,
         set_time: Callable[[int], None],
         is_refused: Callable[[Any], bool],
         clock: Callable[[], float],
@@ -36,6 +47,7 @@ class Claimer:
         self.is_topping_up = False  # a blocked read came back full: the rest is asked for before the engine begins
         self._queue = queue
         self._take = take
+        self._give_back = give_back
         self._set_time = set_time
         self._is_refused = is_refused
         self._clock = clock
@@ -46,43 +58,76 @@ class Claimer:
         self.is_claiming = self.is_blocked = self.is_topping_up = False
         self.claims.note_dry(is_dry=False)
 
-    def pairs(self, room_rows: int, block_ms: int, *, is_busy: bool, is_settling: bool, is_quiet: bool) -> list[Pair]:
-        """While busy: plain reads ahead, if there is a backlog or a round trip anyway. Idle: the script now and then,
-        for returned leases and Redis' time; else a read that blocks until jobs come."""
+    def pairs(
+        self,
+        room_rows: int,
+        block_ms: int,
+        *,
+        is_busy: bool,
+        is_settling: bool,
+        is_quiet: bool,
+        batch_rows: int,
+        low_room_rows: int,
+        is_due: bool = False,
+        look: Look | None = None,
+    ) -> list[Pair]:
+        """While busy: plain reads ahead, if there is a backlog or a round trip anyway, or it `is_due`. Idle: the script now and
+        then, for returned leases and Redis' time; else a read that blocks until jobs come, a batch of them. Before a long batch:
+        the `look`."""
         claims = self.claims
         now = self._clock()
         room = claims.jobs_in(room_rows)
-        if not is_busy and block_ms <= 0:  # jobs in hand wait for company
+        if look is not None and look.below is not None:
             self.is_claiming = True
-            return [(self._queue.claim(room), self._claimed)]
+            return self._reads([(lane, max(1, room // look.below)) for lane in range(look.below)])
+        low_room = max(1, claims.jobs_in(low_room_rows)) if low_room_rows > 0 else 0
+        if look is not None or (not is_busy and block_ms <= 0):  # jobs in hand wait for company
+            self.is_claiming = True
+            self._look_at = now + LOOK_EVERY_S
+            low = min(low_room, room // 2)  # what fits of the low lane, and no more, or it would keep higher ones out
+            pairs: list[Pair] = [(self._queue.read(LOW, low), partial(self._read_low, low))] if low else []
+            return [*pairs, (self._queue.claim(room - low, above_low=True), self._looked)]
         if not is_busy and now < self._look_at and not claims.has_backlog:
             if is_settling or is_quiet:
                 self.is_blocked = True
-                asked = max(1, room // 3)  # COUNT is per stream: a third each keeps three lanes within the room
-                return [(self._queue.block(asked, block_ms), partial(self._blocked, asked))]
+                # A whole batch, so that a burst goes to one idle slot. COUNT is per stream: what more than the room comes goes back.
+                asked = min(room, claims.jobs_in(batch_rows))
+                return [(self._queue.block(asked, block_ms), partial(self._blocked, asked, room))]
             return []
-        if is_busy and claims.is_dry and not is_settling:
+        if is_busy and claims.is_dry and not is_settling and not is_due:
             return []
         self.is_claiming = True
         if room < SMALLEST_SHARED or (not is_busy and not claims.has_backlog):
             self._look_at = now + LOOK_EVERY_S
             return [(self._queue.claim(room), self._claimed)]
-        pairs: list[Pair] = []
+        pairs = []
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY_S
             pairs.append((self._queue.reclaim(room // 8), self._reclaimed))
             room -= room // 8
+        return pairs + self._reads([(lane, count) for lane, count in enumerate(claims.shares(room, low_room)) if count])
+
+    def _reads(self, shares: list[tuple[int, int]]) -> list[Pair]:
+        """Plain reads of (lane, count), taken together."""
         fresh: list[Claimed] = []
-        shares = [(lane, count) for lane, count in enumerate(claims.shares(room)) if count]
-        for lane, count in shares:
-            pairs.append((self._queue.read(lane, count), partial(self._read, lane, count, fresh, len(shares))))
-        return pairs
+        return [
+            (self._queue.read(lane, count), partial(self._read, lane, count, fresh, len(shares)))
+            for lane, count in shares
+        ]
 
     def _claimed(self, reply: Any) -> None:
         self.is_claiming = self.is_topping_up = False
         claimed = self._heard(reply)
         if claimed is not None:
             self.claims.note_dry(is_dry=not claimed.jobs)
+            self._take(claimed)
+
+    def _looked(self, reply: Any) -> None:
+        """As `_claimed`, but it left the low lane out: what is known of that stays."""
+        self.is_claiming = self.is_topping_up = False
+        claimed = self._heard(reply)
+        if claimed is not None:
+            self.claims.note_dry(is_dry=not claimed.jobs and not self.claims.has_backlog)
             self._take(claimed)
 
     def _reclaimed(self, reply: Any) -> None:
@@ -108,7 +153,13 @@ class Claimer:
             self.claims.note_dry(is_dry=not self.claims.has_backlog)
             self._take(Claimed(0, jobs, [lease for one in fresh for lease in one.broken]))
 
-    def _blocked(self, asked: int, reply: Any) -> None:
+    def _read_low(self, asked: int, reply: Any) -> None:
+        if not self._is_refused(reply):
+            claimed = self._queue.read_block(reply)
+            self.claims.note_lane(LOW, asked, len(claimed.jobs))
+            self._take(claimed)
+
+    def _blocked(self, asked: int, room: int, reply: Any) -> None:
         self.is_blocked = False
         if self._is_refused(reply):
             return
@@ -118,4 +169,5 @@ class Claimer:
             self.claims.note_lane(lane, asked, sum(job.lane == lane for job in claimed.jobs))
         self.is_topping_up = self.claims.has_backlog and asked > 1
         self.claims.note_dry(is_dry=not self.claims.has_backlog)
-        self._take(claimed)
+        self._give_back(claimed.jobs[room:], marks=0)  # before they are in hand; the lowest lanes' stand last
+        self._take(msgspec.structs.replace(claimed, jobs=claimed.jobs[:room]))

@@ -12,7 +12,9 @@ from broker.messages import LANES, Job
 
 CLAIM_BYTES = 2 << 20  # what one turn reads stays well under the 4 MB no command should pass
 SMALLEST_SHARED = 8
-LOWEST_FIRST_EVERY = 8  # every 8th plan starts at the lowest lane, so that none starves
+LOWER_FIRST_EVERY = (
+    8  # every 8th plan starts at a lower lane, the lowest and the middle one in turns, so that none starves
+)
 RESERVE = 8  # an eighth of the room for a higher lane that was empty last time
 
 
@@ -29,12 +31,12 @@ class Claims:
         """How many jobs fill `rows` rows, at least one."""
         return max(1, int(min(rows / self._job_rows, CLAIM_BYTES / self._job_bytes)))
 
-    def shares(self, room: int) -> tuple[int, ...]:
-        """Jobs to read per lane, in lane order; together at most `room`."""
+    def shares(self, room: int, low_room: int | None = None) -> tuple[int, ...]:
+        """Jobs to read per lane, in lane order; together at most `room`, and of the low lane at most `low_room`."""
         self._plans += 1
-        order = range(len(LANES))
-        if self._plans % LOWEST_FIRST_EVERY == 0:
-            order = order[::-1]
+        order = [0, 1, 2]
+        if self._plans % LOWER_FIRST_EVERY == 0:
+            order = [2, 1, 0] if self._plans % (2 * LOWER_FIRST_EVERY) else [1, 2, 0]
         counts = [0] * len(LANES)
         reserve = room // RESERVE if any(self._is_full) else room // len(LANES)
         for lane in order:
@@ -42,7 +44,7 @@ class Claims:
                 counts[lane] = room - sum(counts)
                 break
             counts[lane] = min(reserve, room - sum(counts))
-        return tuple(counts)
+        return (*counts[:-1], counts[-1] if low_room is None else min(counts[-1], max(0, low_room)))
 
     def note_lane(self, lane: int, asked: int, came: int) -> None:
         """What one lane's read brought."""

@@ -11,6 +11,7 @@ from broker.spec import ModelSpec
 from workers.slabs import layout
 
 Columns = tuple[tuple[str, str, tuple[int, ...]], ...]
+RAW_FLOOR_BYTES = 4 << 20  # what a batch may bring in bytes, where one job may bring less
 
 
 def input_columns(spec: ModelSpec, dims: Sequence[int]) -> Columns:

@@ -51,6 +51,11 @@ def mute() -> None:
         os.close(null)
 
 
+def warn(event: str, **fields: Any) -> None:
+    """A warning of the engine, as the slot's log has them; the engine loads no logger for its few."""
+    print(msgspec.json.encode({**fields, "event": event, "level": "warning"}).decode(), file=sys.stderr)
+
+
 def last_line(event: str, **fields: str) -> None:
     """One log line of a process that ends now: waits neither for a reader nor for what another thread holds."""
     line = msgspec.json.encode({**fields, "event": event, "level": "error"}) + b"\n"

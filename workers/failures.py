@@ -27,6 +27,7 @@ class Kind(Enum):
     ENGINE_DEATH = "engine death"
     HANG = "hang"
     REDIS_LOSS = "redis loss"
+    STORE_AWAY = "store of large bodies away"
 
 
 class Action(Enum):
@@ -67,6 +68,8 @@ POLICIES = {
     Kind.ENGINE_DEATH: Policy("engine_died", Action.GIVE_BACK, "dead"),
     Kind.HANG: Policy("hang", Action.GIVE_BACK, "dead"),
     Kind.REDIS_LOSS: Policy("redis_lost", Action.HOLD, "failed", is_retried=True, first_ms=50, most_ms=2_000),
+    # A folder of another machine, an object store that does not answer: the job never ran, and keeps its body as a dead letter.
+    Kind.STORE_AWAY: Policy("store_away", Action.FAIL_ROW, "dead", is_retried=True, first_ms=1_000, most_ms=60_000),
 }
 RETRIES_EXHAUSTED = "retries_exhausted"  # the reason of a job that asked for retries and had them all
 _BY_REASON = {policy.reason: kind for kind, policy in POLICIES.items()}

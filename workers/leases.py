@@ -27,6 +27,7 @@ from workers.faults import broken, fault_of
 from workers.forgotten import Forgotten
 from workers.ghosts import Ghosts
 from workers.owed import Owed
+from workers.pacing import Look
 from workers.redis_clock import RedisClock
 from workers.wire import Handler, Pair, Wire
 
@@ -67,7 +68,7 @@ class Leases:
         self._time = RedisClock(clock)
         self.redis_ms = self._time.ms  # Redis' time now, from its last answer and the monotonic clock
         self.claimer = Claimer(
-            queue=queue, take=self._take, set_time=self._time.hear, is_refused=self._is_refused, clock=clock
+            queue=queue, take=self._take, give_back=self.give_back, set_time=self._time.hear, is_refused=self._is_refused, clock=clock
         )
         self._contact = Contact(wire=wire, claimer=self.claimer, held=board.held, clock=clock)
         self.hang_up, self.until_reconnect_s = self._contact.hang_up, self._contact.until_reconnect_s
@@ -88,10 +89,13 @@ class Leases:
 
     # --- one round trip -----------------------------------------------------------------------
 
-    def talk(self, ended: list[Ended], faults: list[Fault], *, room_rows: int, is_busy: bool, block_ms: int) -> bool:
+    def talk(
+        self, ended: list[Ended], faults: list[Fault], *, room_rows: int, is_busy: bool, block_ms: int, batch_rows: int = 1,
+        low_room_rows: int = 0, is_due: bool = False, look: Look | None = None,
+    ) -> bool:  # fmt: skip
         """Sends what ended together with the next claim; blocks for jobs when idle. True when `ended` was taken.
 
-        `room_rows` 0 claims nothing, `block_ms` 0 does not block. Nothing is sent while a blocked read is out: Redis would not look at it.
+        `room_rows` 0 claims nothing, `block_ms` 0 does not block; the rest as in `Claimer.pairs`. Nothing is sent while a blocked read is out: Redis would not look at it.
         """
         contact = self._contact
         contact.watch_silence()
@@ -108,8 +112,9 @@ class Leases:
                 pairs += self._ghosts.pairs()  # before the claim, so that what it brings is no ghost
             if room_rows > 0 and not self.claimer.is_claiming and not self.is_leaving:
                 pairs += self.claimer.pairs(
-                    room_rows, block_ms, is_busy=is_busy, is_settling=bool(pairs), is_quiet=not len(self.wire)
-                )
+                    room_rows, block_ms, is_busy=is_busy, is_settling=bool(pairs), is_quiet=not len(self.wire),
+                    batch_rows=batch_rows, low_room_rows=low_room_rows, is_due=is_due, look=look,
+                )  # fmt: skip
             if pairs:
                 self.wire.send(*pairs)
         except LOST as error:
@@ -124,13 +129,16 @@ class Leases:
         except LOST as error:
             self._contact.lose(error)
 
-    def ask(self, command: Command, handler: Handler) -> None:
-        """Sends one more command, unless a blocked read is out or Redis is away."""
-        if not self.claimer.is_blocked and self.lost_since is None:
-            try:
-                self.wire.send((command, handler))
-            except LOST as error:
-                self._contact.lose(error)
+    def ask(self, command: Command, handler: Handler) -> bool:
+        """Sends one more command, unless a blocked read is out or Redis is away; whether it did."""
+        if self.claimer.is_blocked or self.lost_since is not None:
+            return False
+        try:
+            self.wire.send((command, handler))
+        except LOST as error:
+            self._contact.lose(error)
+            return False
+        return True
 
     def give_back(self, jobs: list[Job], *, marks: int) -> None:
         """Returns leases."""

@@ -19,6 +19,7 @@ from broker.queue import Queue
 from broker.settings import SlotSettings
 from workers.batcher import Batcher
 from workers.board import Board
+from workers.bodies import Bodies
 from workers.exits import Exit
 from workers.failures import POLICIES, Kind
 from workers.faults import fault_of
@@ -44,6 +45,7 @@ class Leaving:
         leases: Leases,
         runner: Runner,
         batcher: Batcher,
+        bodies: Bodies,
         retirement: Retirement,
         board: Board,
         settings: SlotSettings,
@@ -57,6 +59,7 @@ class Leaving:
         self._leases = leases
         self._runner = runner
         self._batcher = batcher
+        self._bodies = bodies
         self._retirement = retirement
         self._board = board
         self._settings = settings
@@ -129,7 +132,7 @@ class Leaving:
         self._board.reason = verdict.detail
         self._hurry()
         log.info("slot draining", why=verdict.exit.reason, detail=verdict.detail)
-        ahead = self._batcher.clear()
+        ahead = self._batcher.clear() + self._bodies.clear()
         self._runner.forget({job.entry for job in ahead})
         self._leases.give_back(ahead, marks=0)
 
@@ -168,7 +171,7 @@ class Leaving:
         leases.is_leaving = True
         blamed = {job.entry for job in runner.blamed()} if runner.death is not None else set()
         unrun = [job for entry, job in runner.jobs().items() if entry not in blamed]
-        unrun += [job for job in self._batcher.clear() if job.entry not in blamed]
+        unrun += [job for job in self._batcher.clear() + self._bodies.clear() if job.entry not in blamed]
         leases.give_back(list({job.entry: job for job in unrun}.values()), marks=0)
         began = self._clock()
         while self._clock() < began + self._last_words_s:

@@ -9,6 +9,7 @@ Not here: what it waits for (waits), how the parts are built (parts), what other
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 
 import structlog
@@ -27,6 +28,7 @@ from workers.engine_client import Engine, EngineDied
 from workers.exchange import Ready
 from workers.exits import KILLED, Exit
 from workers.incarnation import Incarnation
+from workers.keeper import Keeper
 from workers.last_word import leave_word
 from workers.orphan import Countdown
 from workers.parts import Parts
@@ -58,6 +60,7 @@ class Life:
         self.slot: Slot | None = None
         self.engine: Engine | None = None
         self.beat: Beat | None = None
+        self.keeper: Keeper | None = None
 
     def stop(self) -> None:
         """Asks for the end; safe in a signal handler."""
@@ -129,6 +132,8 @@ class Life:
             if self.slot is not None:
                 slot, self.slot = self.slot, None
                 slot.close()
+            if self.keeper is not None:
+                self.keeper.stop()
             link.close()
             self.blame.close()
 
@@ -205,10 +210,15 @@ class Life:
         slot = self.slot = parts.slot(
             link, engine, ready, board=board, blame=self.blame, hurry=beat.hurry, on_settled=self.incarnation.settled
         )
+        if (keeper := parts.keeper()) is not None:
+            self.keeper = keeper
+            keeper.start()
         if self.waits.is_stopping:
             self._tell(slot)
         log.info("slot ready", slot=self.name, model=model, version=version, device=ready.device,
                  load_s=round(ready.load_s, 2))  # fmt: skip
+        if not self.is_inline:
+            gc.freeze()  # what lives until the end is not walked again: a full collection is ten batches late
         return slot.run()
 
     def _take_over(self, link: Link, queue: Queue) -> None:

@@ -40,7 +40,7 @@ class Overlap:
         self.has_given_up = False
         self.reason: Verdict | None = None  # while the request stands: what a TERM means then
 
-    def pursue(self, verdict: Verdict, now: float, ask: Callable[[Command, Callable[[Any], None]], None]) -> None:
+    def pursue(self, verdict: Verdict, now: float, ask: Callable[[Command, Callable[[Any], None]], object]) -> None:
         """Asks, or looks for the answer; `ask` sends one command and hands its reply on."""
         self._verdict = verdict
         self._due_since = now if self._due_since is None else self._due_since
@@ -56,7 +56,7 @@ class Overlap:
         if reply == 0:
             self._give_up("no agent lives on this host")
 
-    def _hear(self, body: Any, ask: Callable[[Command, Callable[[Any], None]], None]) -> None:
+    def _hear(self, body: Any, ask: Callable[[Command, Callable[[Any], None]], object]) -> None:
         if self.has_given_up or isinstance(body, Exception):
             return
         request = overlap.decode(body) if body is not None else None

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
-from broker import caps, spec
+from broker import caps, spec, timetable
+from broker.bodies_store import BodyStore, open_store
 from broker.connection import Link
-from broker.errors import ArtifactError
+from broker.errors import ArtifactError, ConfigError, StoreError
 from broker.queue import Queue
 from broker.roster import Assignment
 from broker.settings import Settings
@@ -22,17 +24,18 @@ from workers.batcher import Batcher
 from workers.blame import Blame
 from workers.board import Board
 from workers.caps import Caps
+from workers.columns import RAW_FLOOR_BYTES
 from workers.engine_client import Engine, EngineProcess, InlineEngine, make_slabs
 from workers.exchange import Ready
+from workers.keeper import Keeper
 from workers.outcomes import Outcomes
 from workers.retire import Retirement
 from workers.slot import Slot
 from workers.stow import Stower
+from workers.timetable import Timetable
 from workers.wire import Wire
 
 log = structlog.get_logger()
-
-RAW_FLOOR_BYTES = 4 << 20
 
 
 class Parts:
@@ -42,8 +45,11 @@ class Parts:
         """`slot` is its name, `url` the Redis of workers."""
         self.artifact = _opened(assignment, settings)
         model = assignment.model
-        max_rows = settings.models[model].max_rows if model in settings.models else 0
-        self._row_buckets = self.artifact.row_buckets(max_rows)
+        own = settings.models.get(model)
+        self._row_buckets = (
+            self.artifact.row_buckets(own.max_rows, own.row_buckets) if own else self.artifact.row_buckets()
+        )
+        self._memory_fraction = own.memory_fraction if own else 0.0
         self._raw_bytes = max(RAW_FLOOR_BYTES, settings.queue.payload_limit_bytes)
         self._settings = settings
         self._assignment = assignment
@@ -51,6 +57,7 @@ class Parts:
         self._slot = slot
         self._url = url
         self._device = f"{settings.host}/{assignment.device}"
+        self._store = _opened_store(settings)
 
     def publish(self) -> None:
         """Makes groups and spec known, on a connection of its own: the slot's may have answers under way."""
@@ -71,6 +78,7 @@ class Parts:
             device=self._assignment.device,
             threads=self._settings.slot.threads,
             row_buckets=self._row_buckets,
+            memory_fraction=self._memory_fraction,
         )
 
     def slot(
@@ -104,9 +112,23 @@ class Parts:
             hurry=hurry,
             caps=self._caps(link, ready),
             device=self._device,
-            times=ready.times,
+            timetable=self._timetable(link, ready),
+            remember=partial(timetable.save, model.name, self.artifact.digest, self._device),
             blame=blame,
+            store=self._store,
         )  # fmt: skip
+
+    def keeper(self) -> Keeper | None:
+        """Who removes large bodies outside Redis, not started yet; None where there are none."""
+        if self._store is None:
+            return None
+        return Keeper(model=self.artifact.spec.name, store=self._store, link=Link(self._url))
+
+    def _timetable(self, link: Link, ready: Ready) -> Timetable:
+        """What earlier lives learned of this manifest on this device, and what the warm-up just did."""
+        slot = self._settings.slot
+        learned = timetable.load(link, self._assignment.model, self.artifact.digest, self._device)
+        return Timetable(ready.times, floor_s=slot.hang_floor_s, factor=slot.hang_factor, learned=learned)
 
     def _caps(self, link: Link, ready: Ready) -> Caps:
         """What others learned of the device's memory, and what the warm-up just did."""
@@ -118,6 +140,13 @@ class Parts:
             )
             learned.lower(one.dims, one.rows, int(seconds) * 1e3 + int(micros) / 1e3)
         return learned
+
+
+def _opened_store(settings: Settings) -> BodyStore | None:
+    try:
+        return open_store(settings.queue.bodies)
+    except StoreError as error:
+        raise ConfigError(f"queue.bodies: {error}") from None
 
 
 def _opened(assignment: Assignment, settings: Settings) -> Artifact:

@@ -25,10 +25,9 @@ from workers.outcomes import Clocked, Outcomes
 from workers.stow import Stower
 from workers.timetable import Timetable
 from workers.triage import Triage
+from workers.watch import Watch
 
 log = structlog.get_logger()
-
-SLEPT_S = 15.0  # longer than any call of the loop lasts: the whole process was stopped, or its machine
 
 
 class Runner:
@@ -66,14 +65,12 @@ class Runner:
         self._caps = caps
         self._timetable = timetable
         self._blame = blame
-        self._clock = clock
+        self._watch = Watch(timetable, clock)
         self._sent: deque[Batch] = deque()  # with the engine, in order: the first one runs
         self._finished: tuple[Batch, Ran] | None = None
         self._triage = Triage(outcomes=outcomes, caps=caps, bucket=bucket, drop=drop, redis_ms=redis_ms)
         self._halves = self._triage.parts  # of failed batches, run before anything else
         self._is_measuring = False  # or shall, as soon as the engine has answered the rest
-        self._began = 0.0  # of what the engine does now
-        self._looked_at = 0.0
         self._seq = 0
 
     # --- what it is doing ---------------------------------------------------------------------
@@ -148,7 +145,7 @@ class Runner:
         except EngineDied as death:
             self._bury(death)
             return
-        self._began = self._clock()
+        self._watch.begin()
         if isinstance(answer, Measured):
             self._is_measuring = False
             self.usage = answer
@@ -163,22 +160,12 @@ class Runner:
 
     def check_hang(self) -> None:
         """Kills an engine that has been silent past its limit; call it each turn, whatever else is going on."""
-        now = self._clock()
-        if now - self._looked_at > SLEPT_S:  # this process was stopped, the engine perhaps with it: give it time
-            self._began = now
-        self._looked_at = now
-        if self.is_idle or now - self._began <= self._timetable.floor_s:
-            return
-        silent_s = now - max(self._began, self._engine.progress.at_s)
-        if silent_s > self._hang_limit_s():
+        batch = self._sent[0] if self._sent else None
+        hang_s = self._watch.hang_s(batch, is_idle=self.is_idle, stamped_at=self._engine.progress.at_s)
+        if hang_s:
             self.has_hung = True
             survives = "" if self._engine.kill() else " and survives SIGKILL: the driver holds it"
-            self._bury(EngineDied(f"the engine was silent for {silent_s:.0f} s{survives}"))
-
-    def _hang_limit_s(self) -> float:
-        if not self._sent:
-            return self._timetable.floor_s
-        return self._timetable.hang_limit_s(self._sent[0].bucket, self._sent[0].dims)
+            self._bury(EngineDied(f"the engine was silent for {hang_s:.0f} s{survives}"))
 
     def took(self, jobs: list[Job]) -> None:
         """Jobs were claimed, some perhaps once more."""
@@ -207,7 +194,7 @@ class Runner:
 
     def _begin(self) -> None:
         if self.is_idle:  # else it began with the answer to what the engine does now
-            self._began = self._clock()
+            self._watch.begin()
 
     def _send(self, message: Run | Measure) -> None:
         try:

@@ -21,6 +21,7 @@ class Wire:
 
     def __init__(self, link: Link) -> None:
         self.link = link
+        self.losses = 0  # connections that took replies along
         self._under_way: deque[Pair] = deque()
 
     def __len__(self) -> int:
@@ -41,6 +42,7 @@ class Wire:
     def forget(self) -> None:
         """Drops what was under way: its replies will never come."""
         self._under_way.clear()
+        self.losses += 1
 
     def _read_one(self) -> None:
         try:

@@ -25,6 +25,6 @@ else
 end
 if not blob then return 0 end
 local _, ttl_s = read_job(blob)
-finish(id, 'cancelled', ttl_s, #blob, failure(id, CANCELLED, 1, 0, 'cancelled', 'the job was cancelled'))
+finish(id, 'cancelled', ttl_s, bytes_freed(blob), failure(id, CANCELLED, 1, 0, 'cancelled', 'the job was cancelled'))
 flush()
 return 1

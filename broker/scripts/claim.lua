@@ -18,7 +18,7 @@ local function expire(lane, entry)
   if redis.call('XACK', lane, GROUP, entry[1]) == 1 then
     redis.call('XDEL', lane, entry[1])
     local id, ttl_s = read_job(fields[2])
-    finish(id, 'expired', ttl_s, #fields[2], failure(id, EXPIRED, attempt, now_ms - submitted, 'deadline',
+    finish(id, 'expired', ttl_s, bytes_freed(fields[2]), failure(id, EXPIRED, attempt, now_ms - submitted, 'deadline',
       string.format('the deadline passed %d ms ago, before the forward began', now_ms - deadline)))
   end
   return true

@@ -64,6 +64,14 @@ local function finish(id, state, ttl_s, size, blob)
   if is_moved then redis.call('HDEL', moved, id) end
 end
 
+-- What a job takes up that ends here for good: its bytes and its body's, which nobody needs any more.
+local function bytes_freed(blob)
+  local token, name, size = reference(blob)
+  if not token then return #blob end
+  free_body(prefix, token, name, now_ms)
+  return #blob + size
+end
+
 local function flush()
   for _, client in ipairs(reply_order) do
     local key = prefix .. 'reply:' .. client

@@ -18,7 +18,7 @@ while true do
     for i = 1, #entry[2], 2 do
       local field, value = entry[2][i], entry[2][i + 1]
       bytes = bytes + #value
-      if field == 'job' then size = #value
+      if field == 'job' then size = #value + body_size(value)
       else
         if field == 'reason' and value == reason then wanted = true end
         fields[#fields + 1] = field

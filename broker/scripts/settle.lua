@@ -2,6 +2,7 @@
 -- KEYS: 1-4 as in finish.lua  5-7 lanes
 -- ARGV: 1-4 as in finish.lua  5-7 how many jobs of each lane, in that order
 --       8.. the entries of all jobs, lane after lane, then per job: id, size, ttl_s (0: not stored), framed outcome
+--       then per job whose body stands apart: its entry's place in ARGV, token, name
 -- Returns how many were ours to end; the others were ended by someone else before and nothing changed.
 -- Begins with XACK, which frees: passes at maxmemory.
 local AT_ONCE = 1000 -- arguments per command, within what Lua's stack takes
@@ -50,6 +51,9 @@ for entry = first - total, first - 1 do
     end
   end
   at = at + 4
+end
+for place = first + 4 * total, #ARGV, 3 do
+  if not skip[tonumber(ARGV[place])] then free_body(prefix, ARGV[place + 1], ARGV[place + 2], now_ms) end
 end
 if count > 0 then ended.done = count end
 flush()

@@ -1,11 +1,12 @@
 -- Queues a chunk of jobs of one model and lane: all, or the prefix that fits.
 -- KEYS: 1 spec  2 requests of this client  3 counters  4 stored  5 delayed  6 delayed bodies  7-9 lanes high, normal, low
+--       10 bodies:TOKEN, only where a job's body stands apart (body.lua)
 -- ARGV: 1 request number  2 spec generation the client validated against (-1: any)  3 lane (1-3)  4 delay_ms
 --       5 deadline_ms after now (0 none)  6 window  7 requests_ttl_ms  8 dedupe prefix  9 dedupe_ttl_ms
 --       10 dedupe count (0, or the number of jobs)
 --       11.. job blobs, then, if 10 > 0, per job: idempotency key ('' none), content digest
 -- Returns a msgpack array {code, first entry id, accepted, retry_after_ms, detail, duplicates {index, id, ...}};
---   code: ok | full | conflict | stale | unknown_model | new_spec | too_large
+--   code: ok | full | conflict | stale | unknown_model | new_spec | too_large | no_body
 -- The answer is kept under the request number, refusals too, so that a client who lost it may ask again.
 local number, lane = tonumber(ARGV[1]), tonumber(ARGV[3])
 local field = number % tonumber(ARGV[6])
@@ -24,7 +25,27 @@ local function answer(code, first, accepted, retry_ms, detail, duplicates)
   return packed
 end
 
+local with_keys = tonumber(ARGV[10])
+local first_arg = 11
+local count = #ARGV - first_arg + 1 - 2 * with_keys
+local bodies, model = KEYS[10], KEYS[10] and string.match(KEYS[10], '^(.*:)bodies:')
+local spare = {} -- bodies in Redis of jobs that were queued before, under another id
+
+-- Removes what was written for jobs that are not taken in, from the one behind `accepted` on. Behind all writes that need
+-- memory: PEXPIRE as the first one would let them pass at maxmemory.
+local function discard(accepted)
+  if not bodies then return end
+  for i = accepted + 1, count do
+    local token, name = reference(ARGV[first_arg + i - 1])
+    if token == 'redis' then spare[#spare + 1] = name end
+  end
+  for _, name in ipairs(spare) do
+    if not redis.call('ZSCORE', model .. 'bodies:redis', name) then redis.call('PEXPIRE', model .. 'body:' .. name, 0) end
+  end
+end
+
 local spec = redis.call('HMGET', KEYS[1], 'generation', 'max_jobs', 'max_bytes', 'payload_limit_bytes')
+if not spec[1] or (ARGV[2] ~= '-1' and ARGV[2] ~= spec[1]) then discard(0) end
 if not spec[1] then return cmsgpack.pack({ 'unknown_model', '', 0, 0, '', {} }) end
 if ARGV[2] ~= '-1' and ARGV[2] ~= spec[1] then return cmsgpack.pack({ 'new_spec', '', 0, 0, spec[1], {} }) end
 local max_jobs, max_bytes, payload_limit = tonumber(spec[2]), tonumber(spec[3]), tonumber(spec[4])
@@ -55,9 +76,6 @@ local depth = redis.call('XLEN', KEYS[7]) + redis.call('XLEN', KEYS[8]) + redis.
   + redis.call('ZCARD', KEYS[5])
 local delay_ms, deadline_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
 local deadline = deadline_ms > 0 and now_ms + deadline_ms or 0
-local with_keys = tonumber(ARGV[10])
-local first_arg = 11
-local count = #ARGV - first_arg + 1 - 2 * with_keys
 local stream = KEYS[6 + lane]
 local meta = deadline > 0 and string.format('%.0f %d %.0f', deadline, 1, now_ms + delay_ms) or nil
 
@@ -67,6 +85,11 @@ local code, detail, duplicates = 'ok', '', {}
 for i = 1, count do
   local blob = ARGV[first_arg + i - 1]
   local size = #blob
+  local token, name, apart
+  if bodies then
+    token, name, apart = reference(blob)
+    size = size + (apart or 0)
+  end
   local dedupe_key, digest, is_duplicate = nil, nil, false
   if with_keys > 0 then
     local key = ARGV[first_arg + count + 2 * i - 2]
@@ -82,12 +105,18 @@ for i = 1, count do
         is_duplicate = true
         duplicates[#duplicates + 1] = i - 1
         duplicates[#duplicates + 1] = seen_id
+        -- The job that was queued under the same key may be this very one: its body is its own.
+        if token == 'redis' and seen_id ~= name then spare[#spare + 1] = name end
       end
     end
   end
   if not is_duplicate then
     if size > payload_limit or size > max_bytes then
       code, detail = 'too_large', tostring(size)
+      break
+    end
+    if token == 'redis' and redis.call('STRLEN', model .. 'body:' .. name) ~= apart then
+      code, detail = 'no_body', name
       break
     end
     if depth + added >= max_jobs or queued_bytes + stored_bytes + added_bytes + size > max_bytes then
@@ -113,6 +142,10 @@ for i = 1, count do
       if meta then redis.call('XADD', stream, entry, 'b', blob, 'm', meta)
       else redis.call('XADD', stream, entry, 'b', blob) end
     end
+    if token then -- behind the job: PERSIST as the first write would let the rest pass at maxmemory
+      if token == 'redis' then redis.call('PERSIST', model .. 'body:' .. name) end
+      redis.call('ZADD', model .. 'bodies:' .. token, string.format('%.0f', now_ms), name)
+    end
     added = added + 1
     added_bytes = added_bytes + size
   end
@@ -128,4 +161,6 @@ if code == 'full' then
   local rate = tonumber(usage[4] or 0)
   retry_ms = rate > 0 and math.max(50, math.min(30000, math.floor(500 * depth / rate))) or 1000
 end
-return answer(code, first, accepted, retry_ms, detail, duplicates)
+local packed = answer(code, first, accepted, retry_ms, detail, duplicates)
+discard(accepted)
+return packed

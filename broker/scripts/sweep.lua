@@ -40,13 +40,14 @@ end
 
 -- Bytes of all queued jobs; nil when there are more than one script should read.
 local function recount()
-  local bytes = 0
+  local bytes, apart = 0, 0 -- what was read, and what stands apart from it
   for i = 1, 3 do
     local from, page = '-', nil
     repeat
       page = redis.call('XRANGE', KEYS[i], from, '+', 'COUNT', PAGE)
       for _, entry in ipairs(page) do
         bytes = bytes + #entry[2][2]
+        apart = apart + body_size(entry[2][2])
         from = '(' .. entry[1]
       end
       if bytes > RECOUNT_MAX_BYTES then return nil end
@@ -54,10 +55,12 @@ local function recount()
   end
   for _, id in ipairs(redis.call('HKEYS', KEYS[6])) do
     local body = redis.call('HGET', KEYS[6], id)
-    bytes = bytes + #body - #(string.match(body, '^%d+ %d+ %d+ %d+ ') or '')
+    local head = #(string.match(body, '^%d+ %d+ %d+ %d+ ') or '')
+    bytes = bytes + #body - head
+    apart = apart + body_size(string.sub(body, head + 1))
     if bytes > RECOUNT_MAX_BYTES then return nil end
   end
-  return bytes
+  return bytes + apart
 end
 
 local depth = redis.call('ZCARD', KEYS[5])

@@ -16,7 +16,7 @@ import numpy as np
 from broker import roster
 from broker.connection import Link
 from broker.dead import REPLAY_OF, DeadLetters, Letter, gone, read_job, renew
-from broker.errors import ConfigError, DecodeError, InvalidInput, PenstockError, UnknownLetter
+from broker.errors import ConfigError, DecodeError, InvalidInput, PenstockError, StoreError, UnknownLetter, UnknownModel
 from broker.intake import new_client
 from broker.messages import Job, Kind
 from broker.settings import unknown
@@ -100,10 +100,15 @@ def show(link: Link, id: str, *, with_input: bool = False) -> Shown:
     if found is None:
         raise gone(id)
     letter, body = found
+    problem = ""
     try:
         job = read_job(letter, body)
     except DecodeError as error:
         return Shown(letter, problem=str(error))
+    try:
+        job = DeadLetters(link, _model_of(letter)).with_body(job) if with_input else job
+    except (DecodeError, StoreError, UnknownModel) as error:
+        problem = str(error)
     context = job.context or {}
     return Shown(
         letter=letter,
@@ -115,7 +120,8 @@ def show(link: Link, id: str, *, with_input: bool = False) -> Shown:
         retries=job.retries,
         result_ttl_s=job.result_ttl_s,
         is_stored=job.is_stored,
-        values=_values(job) if with_input else None,
+        problem=problem,
+        values=_values(job) if with_input and not problem else None,
     )
 
 
@@ -202,7 +208,7 @@ def _inputs(job: Job) -> Iterator[Tensor]:
     for column in job.signature.columns:
         yield Tensor(column.name, column.dtype, (*rows, *column.shape), job.rows * column.row_bytes)
     if not job.signature.columns:
-        size = len(job.data) - job.offset
+        size = len(job.data) - job.offset if job.body is None else job.body.size
         yield Tensor("(raw)", "text" if job.kind == Kind.TEXT else "bytes", (), size)
 
 

@@ -24,6 +24,11 @@ MODEL = '[models.m]\nartifact = "x"\n'
         ("[slot]\nhang_factor = inf", "[slot]: hang_factor = inf must be a finite number"),
         ("[slot]\nhang_factor = nan", "[slot]: hang_factor = nan must be a finite number"),
         ("[slot]\nhang_floor_s = 0", "[slot]: hang_floor_s = 0 must be above 0"),
+        (
+            '[models.m]\nartifact = "m"\nrow_buckets = [4, 2]',
+            "[models.m]: row_buckets = [...] must be sizes that ascend from 1 or more",
+        ),
+        ('[models.m]\nartifact = "m"\nrow_buckets = 4', "[models.m]: row_buckets = 4 must be a list of whole numbers"),
         ("[slot]\nthreads = 0", "[slot]: threads = 0 must be above 0"),
         ("[slot]\ndrain_s = -1.5", "[slot]: drain_s = -1.5 must be 0 or more"),
         ("[queue]\nmax_jobs = 0", "[queue]: max_jobs = 0 must be above 0"),

@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker import codec, spec
+from broker import bodies, codec, spec
 from broker.errors import DecodeError, UnknownModel
 from broker.intake import Intake, state_of
 from broker.messages import Job, Outcome, Status
@@ -24,8 +24,9 @@ from workers.exchange import Ran, Run
 def test_any_bytes_are_a_job_or_a_decode_error(blob: bytes) -> None:
     job = read_within(decode, blob)
     if isinstance(job, Job):
-        assert job.size == len(blob)
-        assert job.kind or len(blob) - job.offset == job.rows * job.signature.row_bytes
+        apart = job.body.size if job.body is not None else 0
+        assert job.size == len(blob) + apart
+        assert job.kind or (apart or len(blob) - job.offset) == job.rows * job.signature.row_bytes
     else:
         read_within(codec.read_head, blob)
 
@@ -54,6 +55,12 @@ def test_any_bytes_are_frames_or_a_decode_error(raw: bytes) -> None:
 
 
 @fuzz
+@given(spoiled(st.just(bodies.encode(bodies.refer("redis", "abc-1", b"data")))))
+def test_any_bytes_are_a_reference_or_a_decode_error(raw: bytes) -> None:
+    read_within(bodies.decode, raw)
+
+
+@fuzz
 @given(spoiled(st.just(msgspec.msgpack.encode(("ok", "1-1", 1, 0, "", [0, "a-1"])))))
 def test_any_bytes_are_an_answer_to_a_submit_or_a_decode_error(raw: bytes) -> None:
     read_within(Intake("m", "client").read_submit, raw)
@@ -63,7 +70,7 @@ BODY = msgspec.json.encode(spec.ModelSpec("m", "1", "tensors", (spec.TensorSpec(
 
 
 @fuzz
-@given(st.lists(st.none() | spoiled(st.sampled_from([BODY, b"9", b"abc"])), min_size=5, max_size=5))
+@given(st.lists(st.none() | spoiled(st.sampled_from([BODY, b"9", b"abc", b"redis"])), min_size=7, max_size=7))
 def test_any_fields_are_a_published_spec_or_a_decode_error(values: list[bytes | None]) -> None:
     try:
         assert isinstance(spec.read("m", values), spec.Published)

@@ -10,6 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from broker import codec, keys
+from broker.bodies import REDIS
+from broker.bodies_store import BodyStore
+from broker.claimed import with_body
 from broker.connection import LOST, Link
 from broker.messages import Job, Status
 from broker.queue import Ended, Fault, Queue
@@ -62,7 +65,10 @@ def done(job: Job, descriptor: bytes, data: bytes, note: dict[str, Any] | None =
 class Worker:
     """Claims and settles in a thread, as a slot does; `act` gives the outcome, a Fault's verdict, or None to hold."""
 
-    def __init__(self, url: str, act: Act = double, *, model: str = MODEL, is_ready: bool = True) -> None:
+    def __init__(
+        self, url: str, act: Act = double, *, model: str = MODEL, is_ready: bool = True, store: BodyStore | None = None
+    ) -> None:
+        self._store = store
         self.runs: list[str] = []
         self.jobs: list[Job] = []
         self._link = Link(url)
@@ -99,11 +105,23 @@ class Worker:
             except LOST:
                 link.connect_within(5)
 
+    def _read(self, job: Job) -> Any:
+        assert self._store is not None
+        assert job.body is not None
+        return self._store.read(job.body.name)
+
     def _end(self, jobs: list[Job]) -> None:
         ended, faults = [], []
         for job in jobs:
             self.runs.append(job.id)
             self.jobs.append(job)
+            if job.body is not None:
+                is_key = job.body.token == REDIS
+                found = (
+                    self._link.call("GET", keys.body(self._queue.model, job.body.name)) if is_key else self._read(job)
+                )
+                assert job.body.fault(found) == ""
+                job = with_body(job, found)
             raw = job.data[job.offset :]
             rows = np.frombuffer(raw, "float32") if not job.kind else np.zeros(0, "float32")
             if not job.kind:

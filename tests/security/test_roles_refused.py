@@ -37,12 +37,13 @@ NO_SETTINGS: tuple[tuple[Any, ...], ...] = (("CONFIG", "GET", "*"),)
 WORKER: tuple[tuple[Any, ...], ...] = (
     ("DEL", LANE),
     ("HGETALL", keys.requests("m", "client")), ("GET", keys.dedupe_prefix("m") + "key"), ("INFO",), ("SMEMBERS", keys.models()),
-    ("GET", keys.result("m", "a-1")), ("BLPOP", keys.reply("m", "a"), 1), ("LPOP", keys.reply("m", "a")),
+    ("MGET", keys.result("m", "a-1")), ("BLPOP", keys.reply("m", "a"), 1), ("LPOP", keys.reply("m", "a")),
     ("XGROUP", "SETID", LANE, "slots", 0), ("XREVRANGE", keys.exits(), "+", "-"),
 )  # fmt: skip
 # Only Redis 7 tells reading a key from writing it.
 WORKER_7: tuple[tuple[Any, ...], ...] = (
     ("HSET", WANTED, "box", 9), ("HSET", HOST, 0, "{}"), ("HDEL", HOST, 0), ("PEXPIRE", WANTED, 1), ("SET", HOST, ""),
+    ("GET", keys.result("m", "a-1")), ("SET", keys.result("m", "a-1"), "x", "GET"),
 )  # fmt: skip
 MONITOR: tuple[tuple[Any, ...], ...] = (
     ("DEL", LANE),

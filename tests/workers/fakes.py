@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from broker import codec, keys, spec
+from broker.bodies_store import BodyStore
 from broker.connection import Link
 from broker.intake import Intake
 from broker.messages import Kind, Outcome
@@ -33,6 +34,7 @@ from workers.retire import Retirement, Verdict
 from workers.slabs import Slab
 from workers.slot import Slot
 from workers.stow import Stower
+from workers.timetable import Timetable
 from workers.wire import Wire
 
 MODEL = "doubler"
@@ -185,6 +187,8 @@ class RunningSlot:
         limits: Limits = DEFAULTS,
         retire: dict[str, Any] | None = None,
         caps: Caps | None = None,
+        store: BodyStore | None = None,
+        timetable: Timetable | None = None,
         **slot: Any,
     ) -> None:
         self.backend = backend or Doubler()
@@ -222,7 +226,9 @@ class RunningSlot:
             settings=SlotSettings(**{"block_ms": 50, "lease_s": 5.0, **slot}),
             restore=restore,
             caps=caps,
+            timetable=timetable,
             device=DEVICE,
+            store=store,
         )
         self.thread = threading.Thread(target=self._run)
 

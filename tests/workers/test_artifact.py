@@ -383,3 +383,10 @@ def test_artifacts_devices_and_memory_load_no_runtime() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_row_buckets_of_pool_toml_go_before_the_manifests_and_end_at_the_most_rows(tmp_path: Path) -> None:
+    found = models.mlp(tmp_path)
+    assert found.row_buckets(32, (1, 8, 64)) == (1, 8, 32)
+    assert found.row_buckets(0, (1, 8)) == (1, 8, 256)
+    assert found.row_buckets(4) == (1, 2, 4)

@@ -9,7 +9,10 @@ import pytest
 
 from broker.messages import Column, Job, Signature
 from broker.spec import ModelSpec, TensorSpec
+from workers.allowance import Allowance
 from workers.batcher import Batch, Batcher
+from workers.exchange import Timed
+from workers.timetable import Timetable
 
 FIXED = ModelSpec(
     name="m", version="1", takes="tensors", inputs=(TensorSpec("x", "float32", (4,)),),
@@ -37,6 +40,10 @@ def job(*, rows: int = 1, lane: int = 1, seq: int = 4, deliveries: int = 1, size
 
 def batcher(spec: ModelSpec = FIXED, *, batch_bytes: int = 1 << 20) -> Batcher:
     return Batcher(spec, row_buckets=(1, 2, 4, 8), max_rows=8, batch_bytes=batch_bytes)
+
+
+def table(*times: tuple[int, float]) -> Timetable:
+    return Timetable([Timed(rows, (), ms) for rows, ms in times], floor_s=1.0, factor=20.0)
 
 
 def ids(batch: Batch | None) -> list[str]:
@@ -164,7 +171,9 @@ def test_clear_and_drop_forget_jobs_and_their_rows() -> None:
 
 def test_a_batch_never_has_more_rows_than_the_cap_of_its_shape() -> None:
     parts = batcher(VARYING)
-    parts.cap = lambda dims: 2 if dims == (16,) else 8
+    parts.allowance = Allowance(
+        table(), parts.row_buckets, low_batch_ms=0.0, cap=lambda dims: 2 if dims == (16,) else 8
+    )
     parts.add([job(seq=16, rows=5), job(seq=16), job(seq=4, rows=7), job(seq=16, rows=3, deliveries=2)])
     batches = []
     while batch := parts.pack():

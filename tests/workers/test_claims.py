@@ -26,10 +26,10 @@ def test_without_a_backlog_all_lanes_get_the_same() -> None:
     assert seen().shares(256) == (85, 85, 85)
 
 
-def test_every_eighth_turn_starts_at_the_lowest_lane() -> None:
-    claims = seen(0, 2)
+def test_every_eighth_turn_starts_at_a_lower_lane_the_lowest_and_the_middle_one_in_turns() -> None:
+    claims = seen(0, 1, 2)
     turns = [claims.shares(256) for _ in range(16)]
-    assert turns[7] == turns[15] == (0, 0, 256)
+    assert (turns[7], turns[15]) == ((0, 0, 256), (0, 256, 0))
     assert turns[:7] == turns[8:15] == [(256, 0, 0)] * 7
 
 

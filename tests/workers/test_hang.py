@@ -16,8 +16,9 @@ from tests.workers.fakes import MODEL, SPEC, Client, Doubler, LateEngine, Runnin
 from workers.batcher import Batch
 from workers.exchange import Measure, Run
 from workers.exits import Exit
-from workers.runner import SLEPT_S, Runner
+from workers.runner import Runner
 from workers.timetable import Timetable
+from workers.watch import SLEPT_S
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ class Watched(Runner):
             claimed_ms={}, caps=unused, timetable=Timetable(floor_s=60.0, factor=20.0), clock=lambda: self.now,
         )  # fmt: skip
         self._sent.append(Batch([], 1, 1, ()))
-        self._began = self.now
+        self._watch.begin()
         self.check_hang()
 
     def sees(self, now: float) -> bool:

@@ -1,0 +1,1 @@
+"""Arrival traces and tables T, run through the real batcher with a clock that is a number: what each mechanism gains."""

@@ -1,0 +1,66 @@
+"""Sending a parcel of jobs until all of it is queued, or its refusal is final: `sender` with awaits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from broker.errors import PenstockError, QueueFull, SubmitNotDurable, SubmitUnknown
+from producer import talks
+from producer.awaiter import AsyncWaiter
+from producer.channel import Packer
+from producer.outbox import AsyncModel
+from producer.tickets import SPEC_TRIES, Parcel, not_durable
+
+
+class AsyncSender(AsyncWaiter):
+    """The sending half of an AsyncProducer, which builds on it."""
+
+    async def _send(self, place: AsyncModel, packer: Packer, parcel: Parcel, until: float) -> list[Any]:
+        started = time.monotonic()
+        mailbox = place.mailbox
+        handles: list[Any] = []
+        spec_tries = 0
+        mailbox.expect(parcel.tickets)
+        try:
+            while True:
+                try:
+                    if parcel.bodies and not place.apart.is_redis:
+                        await self._line.run(talks.note_bodies(place, parcel))
+                        await asyncio.to_thread(place.apart.write, parcel.bodies)
+                    answer, offset = await place.post(parcel, packer.options.after(time.monotonic() - started))
+                    handles += parcel.accept(place, answer, offset)
+                    if parcel.bodies or parcel.spare:
+                        await self._discard(place, parcel)
+                    if answer.doubt and handles:
+                        raise not_durable(handles[-1], answer)
+                    if answer.code == "ok":
+                        break
+                    if answer.code == "new_spec" and spec_tries < SPEC_TRIES:
+                        spec_tries += 1
+                        await self._line.run(talks.learn_spec(place))
+                        parcel.repack(place, packer)
+                        continue
+                    raise place.refusal(answer)
+                except QueueFull as full:
+                    await self._discard(place, parcel)
+                    left = until - time.monotonic()
+                    if left <= 0:
+                        raise
+                    await asyncio.sleep(min(full.retry_after_s, left))
+        except BaseException as error:
+            for ticket in parcel.tickets:
+                mailbox.forget(ticket)
+            # One error is shared by all who travelled together: each gets its own id.
+            if isinstance(error, SubmitUnknown) and not isinstance(error, SubmitNotDurable):
+                job_id = parcel.tickets[0].id
+                error = SubmitUnknown(str(error).replace(error.job_id, job_id), job_id=job_id)
+            if isinstance(error, PenstockError):
+                error.accepted = handles
+            raise error
+        return handles
+
+    async def _discard(self, place: AsyncModel, parcel: Parcel) -> None:
+        if not place.apart.is_redis and (parcel.bodies or parcel.spare):
+            await asyncio.to_thread(place.apart.discard, parcel)

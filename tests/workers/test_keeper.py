@@ -1,0 +1,128 @@
+"""What removes bodies outside Redis, whoever died meanwhile, and what it leaves alone; the folder and the URL as stores."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker import bodies_sweep, keys
+from broker.bodies_store import BodyStore, open_store
+from broker.connection import Link
+from broker.errors import StoreError
+from tests.broker.apart import lying
+from tests.workers.apart import submit
+from tests.workers.fakes import MODEL, Client, RunningSlot
+from workers.keeper import Keeper
+
+
+@pytest.fixture
+def client(redis_url: str, link: Link) -> Iterator[Client]:
+    client = Client(redis_url)
+    yield client
+    client.link.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> BodyStore:
+    opened = open_store(str(tmp_path / "bodies"))
+    assert opened is not None
+    return opened
+
+
+def keeper(redis_url: str, store: BodyStore) -> Keeper:
+    link = Link(redis_url)
+    link.connect()
+    return Keeper(model=MODEL, store=store, link=link)
+
+
+@pytest.fixture(params=["folder", "url"])
+def outside(request: pytest.FixtureRequest, tmp_path: Path) -> BodyStore:
+    opened = open_store({"folder": str(tmp_path / "b"), "url": f"file://{tmp_path}/b"}[request.param])
+    assert opened is not None
+    return opened
+
+
+def test_bodies_outside_redis_go_when_their_jobs_have_ended_whoever_died_meanwhile(
+    redis_url: str, client: Client, link: Link, outside: BodyStore
+) -> None:
+    # given: a slot that settled and was killed before it removed anything
+    with RunningSlot(redis_url, store=outside):
+        done = submit(client, 1.0, 2.0, store=outside)
+        client.wait(done)
+    waiting = submit(client, 3.0, store=outside)
+    assert sorted(lying(outside)) == sorted(done + waiting)
+    # when
+    other = keeper(redis_url, outside)
+    other.tick(0.0)
+    # then
+    assert lying(outside) == waiting
+    assert link.call("ZRANGE", keys.bodies(MODEL, outside.token), 0, -1) == [waiting[0].encode()]
+    other._link.close()
+
+
+def test_a_body_whose_producer_died_before_its_job_goes_after_its_time_and_no_other(
+    redis_url: str, client: Client, link: Link, outside: BodyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given
+    RunningSlot(redis_url).link.close()
+    queued = submit(client, 1.0, store=outside)
+    link.call(*bodies_sweep.note(MODEL, outside.token, ["dead-1", "slow-1"]))
+    outside.write({"dead-1": b"body", "slow-1": b"body", "other-1": b"of another pool"})
+    other = keeper(redis_url, outside)
+    # when
+    other.tick(0.0)
+    assert sorted(lying(outside)) == sorted([*queued, "dead-1", "slow-1", "other-1"])
+    link.call("ZADD", keys.bodies(MODEL, outside.token), 5, "slow-1")  # as submit.lua does
+    later = other._now_ms() + bodies_sweep.ORPHAN_MS + 1
+    monkeypatch.setattr(other, "_now_ms", lambda: later)
+    other.tick(1.0)
+    # then
+    assert sorted(lying(outside)) == sorted([*queued, "slow-1", "other-1"])
+    other._link.close()
+
+
+def test_a_body_half_written_goes_with_its_name_and_nothing_else_does(tmp_path: Path) -> None:
+    # given
+    store = open_store(str(tmp_path))
+    assert store is not None
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "abc-7.part").write_text("half a body")
+    # when
+    store.remove(["abc-7", "abc-8"])
+    # then
+    assert sorted(os.listdir(tmp_path)) == [".penstock", "notes.txt"]
+
+
+def test_a_folder_is_known_by_its_mark_and_not_by_its_path(tmp_path: Path) -> None:
+    tokens = {open_store(str(tmp_path / name)).token for name in ("a", "a", "b")}  # type: ignore[union-attr]
+    assert len(tokens) == 2
+
+
+def test_a_folder_that_cannot_be_used_says_so_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be used here") as caught:
+        open_store(str(tmp_path / "file" / "bodies"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_link_in_the_folder_is_not_followed(tmp_path: Path, folder: BodyStore) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    os.symlink(secret, tmp_path / "bodies" / "abc-1")
+    with pytest.raises(StoreError):
+        folder.read("abc-1")
+
+
+def test_a_url_without_fsspec_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(StoreError, match=r"pip install 'penstock\[fsspec\]'"):
+        open_store("s3://bucket/prefix")
+
+
+def test_a_protocol_that_fsspec_does_not_know_is_one_line() -> None:
+    with pytest.raises(StoreError, match="nosuch"):
+        open_store("nosuch://bucket")

@@ -1,0 +1,207 @@
+"""Jobs in hand whose bodies stand apart, until the bodies are here: asks for all of a claim at once, and never blocks the loop.
+
+Bodies in Redis come over the slot's own wire, in the round trip behind the claim; those in a file or behind a URL are read by
+threads. Either way the engine goes on meanwhile, and a job is packed only with its data. What cannot be had ends its job alone,
+or sends it round again; nothing here ends the slot.
+
+Not here: what fits together (batcher), the removal of bodies (keeper).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Container
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
+
+from broker import bodies_sweep
+from broker.bodies import REDIS
+from broker.bodies_store import BodyStore
+from broker.claimed import with_body
+from broker.connection import Command, NoPermissionError
+from broker.errors import StoreError
+from broker.messages import Job
+from broker.queue import Fault
+from workers.failures import POLICIES, Kind
+from workers.faults import fault_by
+from workers.wire import Handler
+
+THREADS = 4
+LOOK_EVERY_S = 0.05
+PATIENCE_S = 30.0  # for one body outside Redis; its job is tried again later
+MISSING, DAMAGED = "body_missing", "body_damaged"
+
+
+class Bodies:
+    """The bodies of claimed jobs. Whoever owns it calls `advance` each turn while it `is_fetching`."""
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        store: BodyStore | None,
+        ask: Callable[[Command, Handler], bool],
+        losses: Callable[[], int],
+        held: Container[bytes],
+        wake: Callable[[], None],
+        redis_ms: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`store` None: all bodies are in Redis. `ask` sends a command and says whether it could, `losses` counts broken
+        connections, `held` are the entries leased, `wake` ends the owner's wait from any thread."""
+        self.ready: list[Job] = []  # with their data, until someone takes them
+        self.faults: list[Fault] = []  # of jobs whose bodies cannot be had, until someone takes them
+        self.rows = 0  # of jobs that wait for theirs
+        self._model = model
+        self._store = store
+        self._ask = ask
+        self._losses = losses
+        self._held = held
+        self._wake = wake
+        self._redis_ms = redis_ms
+        self._clock = clock
+        self._waiting: dict[bytes, Job] = {}
+        self._unasked: list[Job] = []
+        self._look_at = 0.0
+        self._asked_under = 0  # losses when the ones under way were asked for
+        self._given_up_at: dict[bytes, float] = {}
+        self._orders: SimpleQueue[Job | None] = SimpleQueue()
+        self._read: SimpleQueue[tuple[Job, bytes | StoreError | None]] = SimpleQueue()
+        self._threads = 0
+        self._is_closed = False
+
+    @property
+    def is_fetching(self) -> bool:
+        return bool(self._waiting)
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self._waiting or self.ready or self.faults)
+
+    def may_look(self) -> bool:
+        """Now and then: whether to look for other jobs meanwhile, so that none waits for a slow store."""
+        now = self._clock()
+        if now < self._look_at:
+            return False
+        self._look_at = now + LOOK_EVERY_S
+        return True
+
+    def split(self, jobs: list[Job]) -> list[Job]:
+        """The jobs that carry their data; the bodies of the others are asked for."""
+        whole = [job for job in jobs if job.body is None]
+        for job in jobs:
+            if job.body is not None:
+                self._hold(job)
+        self._ask_all()
+        return whole
+
+    def advance(self) -> None:
+        """Takes what the threads have read, asks again for what a broken connection took along, gives up what lasts too long."""
+        while not self._read.empty():
+            self._came(*self._read.get_nowait())
+        if self._asked_under != self._losses():
+            self._asked_under = self._losses()
+            self._unasked = [job for job in self._waiting.values() if job.body is not None and job.body.token == REDIS]
+        self._ask_all()
+        if self._given_up_at:
+            now = self._clock()
+            for entry in [entry for entry, at in self._given_up_at.items() if at <= now]:
+                text = f"its body was not read within {PATIENCE_S:g} s; see that the store of large bodies answers"
+                self._came(self._waiting[entry], StoreError(text))
+
+    def clear(self) -> list[Job]:
+        """Takes out all jobs that wait for their bodies, and those that have them and were not taken."""
+        jobs = [*self._waiting.values(), *self.ready]
+        self.ready = []
+        self._unasked = []
+        self._waiting.clear()
+        self._given_up_at.clear()
+        self.rows = 0
+        return jobs
+
+    def close(self) -> None:
+        """Ends the threads, without waiting for one that a store holds up."""
+        self._is_closed = True
+        for _ in range(self._threads):
+            self._orders.put(None)
+
+    # --- asking -------------------------------------------------------------------------------
+
+    def _hold(self, job: Job) -> None:
+        assert job.body is not None
+        if not self._waiting:
+            self._look_at = self._clock() + LOOK_EVERY_S
+            self._asked_under = self._losses()
+        before = self._waiting.get(job.entry)
+        self.rows += job.rows - (before.rows if before is not None else 0)
+        self._waiting[job.entry] = job
+        if job.body.token == REDIS:
+            self._unasked.append(job)
+        elif self._store is None or self._store.token != job.body.token:
+            text = (
+                "its body stands in another store than this slot's, in the folder of another machine perhaps; give all machines "
+                "the same queue.bodies, and no folder where slots and producers are on several"
+            )
+            self._came(job, StoreError(text))
+        else:
+            self._given_up_at[job.entry] = self._clock() + PATIENCE_S
+            if self._threads < min(THREADS, len(self._given_up_at)):
+                self._threads += 1
+                threading.Thread(target=self._serve, args=(self._store,), name="bodies", daemon=True).start()
+            self._orders.put(job)
+
+    def _ask_all(self) -> None:
+        while self._unasked:
+            job = self._unasked[0]
+            if job.body is None or not self._ask(
+                bodies_sweep.read(self._model, job.body.name), partial(self._heard, job)
+            ):
+                return  # no connection now: the next turn asks
+            del self._unasked[0]
+
+    def _serve(self, store: BodyStore) -> None:
+        while (job := self._orders.get()) is not None:
+            assert job.body is not None
+            try:
+                found: bytes | StoreError | None = store.read(job.body.name)
+            except StoreError as error:
+                found = error
+            self._read.put((job, found))
+            if not self._is_closed:
+                self._wake()
+
+    # --- what came ----------------------------------------------------------------------------
+
+    def _heard(self, job: Job, reply: Any) -> None:
+        if isinstance(reply, NoPermissionError):
+            raise reply
+        if isinstance(reply, Exception):  # the key is of another type: nothing we wrote
+            self._end(job, DAMAGED, f"its body in Redis cannot be read ({reply}); find out who else writes there")
+            return
+        self._came(job, reply)
+
+    def _came(self, job: Job, found: bytes | StoreError | None) -> None:
+        assert job.body is not None
+        if isinstance(found, StoreError):
+            self._end(job, POLICIES[Kind.STORE_AWAY].reason, str(found))
+        elif found is None:
+            self._end(job, MISSING, "its body is gone from the store of large bodies; submit it again")
+        elif fault := job.body.fault(found):
+            self._end(job, DAMAGED, f"its body {fault}; submit it again")
+        elif self._let_go(job):
+            self.ready.append(with_body(job, found))
+
+    def _end(self, job: Job, reason: str, text: str) -> None:
+        if self._let_go(job):
+            self.faults.append(fault_by(job, reason, text, now_ms=self._redis_ms()))
+
+    def _let_go(self, job: Job) -> bool:
+        """Whether this very job was waited for, and is still ours."""
+        if self._waiting.get(job.entry) is not job:
+            return False  # given back meanwhile, or claimed once more
+        del self._waiting[job.entry]
+        self._given_up_at.pop(job.entry, None)
+        self.rows -= job.rows
+        return job.entry in self._held

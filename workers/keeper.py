@@ -1,0 +1,90 @@
+"""A thread of the slot that removes bodies outside Redis once their jobs have ended, those too that no job ever had.
+
+Deleting may be slow, so it is neither the loop's affair nor the beat's; it has its own connection. Whoever dies in between has
+it done again by the next slot: a name leaves Redis' notes only when the body is gone. Bodies in Redis need no keeper.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from broker import bodies_sweep
+from broker.bodies_store import BodyStore
+from broker.connection import LOST, Command, Link
+from broker.errors import StoreError
+
+TICK_S = 1.0
+SWEEP_EVERY_S = 60.0
+
+log = structlog.get_logger()
+
+
+class Keeper(threading.Thread):
+    """Runs until `stop`. Losing Redis or the store is told and waited out: nothing is lost but room."""
+
+    def __init__(
+        self, *, model: str, store: BodyStore, link: Link, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(name="keeper", daemon=True)
+        self._model = model
+        self._store = store
+        self._link = link
+        self._clock = clock
+        self._over = threading.Event()
+        self._next_sweep = 0.0
+        self._is_failing = False
+
+    def run(self) -> None:
+        while not self._over.wait(TICK_S):
+            try:
+                if self._link.fileno() < 0:
+                    self._link.connect()
+                self.tick(self._clock())
+                self._is_failing = False
+            except LOST:
+                self._link.close()
+            except Exception as error:  # noqa: BLE001 - the thread's edge: bodies left lying must not cost the slot its work
+                if not self._is_failing:
+                    log.warning("bodies not removed", model=self._model, error=str(error), retry_in_s=TICK_S)
+                self._is_failing = True
+                if not isinstance(error, StoreError):
+                    self._link.close()
+        self._link.close()
+
+    def stop(self) -> None:
+        """Asks for the end, and waits for it a moment: a store that hangs must not hold up the slot's end."""
+        self._over.set()
+        self.join(2)
+
+    def tick(self, now: float) -> None:
+        """Removes what is due; now and then looks for what nobody queued or ended. Raises one of LOST, StoreError."""
+        if now >= self._next_sweep:
+            self._next_sweep = now + SWEEP_EVERY_S
+            freed = self._call(bodies_sweep.orphans(self._model, self._store.token))
+            if freed > 0:
+                log.warning(
+                    "bodies swept", model=self._model, count=freed, next="they had no job any more; room is free"
+                )
+        while not self._over.is_set():
+            due = [
+                name.decode() for name in self._call(bodies_sweep.due(self._model, self._store.token, self._now_ms()))
+            ]
+            if not due:
+                return
+            self._store.remove(due)
+            self._call(bodies_sweep.removed(self._model, self._store.token, due))
+
+    def _now_ms(self) -> int:
+        seconds, micros = self._link.call("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def _call(self, command: Command) -> Any:
+        (reply,) = self._link.run_all([command])
+        if isinstance(reply, Exception):
+            raise reply
+        return reply

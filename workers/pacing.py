@@ -1,0 +1,153 @@
+"""When the slot asks Redis for more, and when it lets a free engine wait. Pure: takes the time, sends nothing.
+
+A quick forward is over before a question would be answered, so jobs are read ahead at once and run as they lie. A long one
+leaves time, and what is read late can still be shared out better: jobs are read ahead shortly before its end, so that an idle
+slot gets them instead and a higher lane comes first; and before a long batch begins that is not full, or not of the highest
+lane, Redis is asked once more what came meanwhile. A round trip is nothing beside such a batch; what joins it is spared one.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from broker.messages import LANES, Job
+from broker.timetable import Dims
+from workers.batcher import Batch, Batcher
+from workers.waiting import Waiting
+
+QUICK_MS = 2.0  # two such batches in hand delay nobody by much
+LONG_MS = 5.0  # a round trip more costs a twentieth of this at most, on one host
+LEAD_MS, LEAD_SHARE = 2.0, 0.2  # how long before a forward's end jobs are read ahead: to claim, decode and copy them
+HIGH, LOW = 0, len(LANES) - 1
+IN_HAND = 2  # batches a slot may hold, running ones included
+
+
+class Look(msgspec.Struct, frozen=True):
+    """Redis is to be asked before the engine begins: of lanes above `below`, or of all lanes where that is None."""
+
+    below: int | None
+
+
+class Pacing:
+    """Of one slot. Times are seconds of its clock, `_ms` Redis' time or a duration."""
+
+    def __init__(self, batcher: Batcher, *, max_wait_ms: float, read_ahead_max_ms: float) -> None:
+        self.look: Look | None = None  # wanted now; who sends it says `looked`
+        self._batcher = batcher
+        self._waiting = Waiting(max_wait_ms)
+        self._read_ahead_max_ms = read_ahead_max_ms
+        self._rows = self._low_rows = batcher.max_rows  # of the batches to come, as far as is known; of low ones
+        self._is_running = False
+        self._ends_at = 0.0  # when the engine will have done what it has
+        self._lead_s = 0.0
+        self._batch_ms = 0.0
+        self._saved_ms = 0.0  # what one forward more than needed costs
+        self._has_looked = self._has_read = False
+        self._is_stale = False  # jobs in hand were claimed while the engine worked
+
+    # --- what happens -----------------------------------------------------------------------------
+
+    def took(self, jobs: list[Job]) -> None:
+        """Jobs were claimed, in the order of their lanes."""
+        if not self._waiting.is_open:
+            return
+        if jobs[0].lane == jobs[-1].lane:
+            self._waiting.came(jobs)
+            return
+        for lane in {job.lane for job in jobs}:
+            self._waiting.came([job for job in jobs if job.lane == lane])
+
+    def began(self, batch: Batch, now: float) -> None:
+        """A batch goes to the engine, which may have another one still."""
+        allowance = self._batcher.allowance
+        ms = self._batch_ms = allowance.typical_ms(batch.dims, batch.bucket)
+        self._rows = self._of_a_batch(batch.dims, HIGH)
+        self._low_rows = self._of_a_batch(batch.dims, LOW)
+        self._saved_ms = allowance.saved_ms(batch.dims, batch.rows)
+        self._ends_at = max(now, self._ends_at if self._is_running else 0.0) + ms / 1e3
+        self._lead_s = max(LEAD_MS, LEAD_SHARE * ms) / 1e3
+        self._is_running = True
+        self._has_read = self._has_looked = False
+
+    def freed(self, now_ms: float) -> None:
+        """The engine has nothing left; may be said again while it waits."""
+        if self._is_running:
+            self._is_running = False
+            self._is_stale = self._batcher.rows > 0
+            self._waiting.freed(now_ms, self._saved_ms)
+
+    def read(self) -> None:
+        """Jobs were asked for, or nothing could be."""
+        self._has_read = True
+
+    def looked(self) -> None:
+        """The look was sent, or could not be."""
+        self.look = None
+        self._has_looked = True
+
+    def _of_a_batch(self, dims: Dims, lane: int) -> int:
+        """Rows to have in hand for one batch: as many as it will have, unless such batches are over at once."""
+        allowance = self._batcher.allowance
+        planned = allowance.planned(dims, lane)
+        return planned if allowance.typical_ms(dims, planned) >= QUICK_MS else self._batcher.max_rows
+
+    # --- what follows -----------------------------------------------------------------------------
+
+    def is_held(self, now_ms: float, *, is_asking: bool) -> bool:
+        """Whether a free engine waits though there are jobs in hand. `is_asking`: an answer of Redis is under way."""
+        self.look = None
+        coming = self._batcher.coming()
+        if coming is None:
+            return False
+        is_open = not coming.is_full or coming.lane > 0
+        if coming.ms >= LONG_MS and is_open and self._is_stale:
+            if is_asking:
+                return True
+            if not self._has_looked:
+                self.look = Look(coming.lane if coming.is_full else None)
+                return True
+        return self.patience_ms(now_ms) > 0
+
+    def patience_ms(self, now_ms: float) -> float:
+        """How much longer jobs in hand wait for company while the engine is free."""
+        if self._is_running or not self._waiting.is_open:
+            return 0.0
+        coming = self._batcher.coming()
+        if coming is None or coming.is_full:
+            return 0.0
+        left_ms = self._waiting.left_ms(now_ms, coming.rows, self._batcher.allowance.saved_ms(coming.dims, coming.rows))
+        return min(left_ms, self._batcher.tightest_ms() - now_ms - coming.ms) if left_ms else 0.0
+
+    def low_room_rows(self, running: int) -> int:
+        """Of these, how many of the low lane: two batches as that lane may have them, or it would keep higher ones out."""
+        return IN_HAND * self._low_rows - self._batcher.rows_in(LOW) - min(running, self._low_rows)
+
+    def batch_rows(self) -> int:
+        """Rows to ask for at once when there is nothing in hand: a batch, so that a burst is not split over idle slots."""
+        return self._rows
+
+    def room_rows(self, running: int, forward_ms: float) -> int:
+        """Rows that may still be claimed: a slot holds two batches at most, and one if batches are very slow."""
+        batches = 1 if forward_ms > self._read_ahead_max_ms else IN_HAND
+        return batches * self._rows - self._batcher.rows - running
+
+    def may_ask(self, now: float, *, has_backlog: bool) -> bool:
+        """Whether it is time to read ahead while the engine works."""
+        if self._batch_ms < LONG_MS or not self._is_running:
+            return True
+        return now >= self._ends_at - self._lead_s and (has_backlog or not self._has_read)
+
+    def must_ask(self, now: float) -> bool:
+        """Whether to read ahead though the last read found nothing left: time has passed since."""
+        return (
+            self._is_running
+            and self._batch_ms >= LONG_MS
+            and not self._has_read
+            and self.may_ask(now, has_backlog=False)
+        )
+
+    def due_ms(self, now: float) -> float:
+        """How long until it is time to read ahead; endless when it is, or was."""
+        left_ms = (self._ends_at - self._lead_s - now) * 1e3
+        is_coming = self._is_running and self._batch_ms >= LONG_MS and not self._has_read and left_ms > 0
+        return left_ms if is_coming else float("inf")
