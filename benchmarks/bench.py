@@ -69,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     how_much = parser.add_mutually_exclusive_group()
     how_much.add_argument("--quick", action="store_true", help=f"fewer rounds of {' and '.join(QUICK_PARTS)}: a minute")
     how_much.add_argument("--smoke", action="store_true", help="tiny sizes, to see that it runs; writes smoke.*")
-    parser.add_argument("--only", choices=PARTS, action="append", help="this part alone; writes NAME.*")
+    parser.add_argument(
+        "--only", choices=PARTS, action="append", help="this part alone, may be given again; writes NAME.*"
+    )
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all that was started is ended then, too
     size = sizes.QUICK if options.quick else sizes.SMOKE if options.smoke else sizes.FULL

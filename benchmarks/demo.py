@@ -14,12 +14,14 @@ and checks what the pool promises. Exits non-zero when a figure is wrong; leaves
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from statistics import quantiles
 from typing import Any
 
@@ -191,8 +193,11 @@ def progress(text: str) -> None:
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when every figure is as promised."""
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.demo", description=(__doc__ or "").partition("\n")[0]
+    ).parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the pool is taken down then, too
     JSON.unlink(missing_ok=True)
     try:

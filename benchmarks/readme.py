@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +65,11 @@ def renewed(text: str, figures: dict[str, Any]) -> str:
     return f"{before}{BEGIN}\n{table(figures)}\n{END}{after}"
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.readme", description=(__doc__ or "").partition("\n")[0]
+    ).parse_args(argv)
     try:
         figures = json.loads(FULL.read_text())
         report.write_text(README, renewed(README.read_text(), figures))

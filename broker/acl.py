@@ -39,7 +39,9 @@ def read(path: Path | None = None) -> dict[str, list[str]]:
             continue
         if line[0].isspace():
             if not name or not all(word[0] in "+~%" for word in words):
-                raise ConfigError(f"{path}:{number}: a rule begins with +, ~, %R~ or %W~ and stands under its `user NAME`")
+                raise ConfigError(
+                    f"{path}:{number}: a rule begins with +, ~, %R~ or %W~ and stands under its `user NAME`"
+                )
             users[name] += words
         elif len(words) == 2 and words[0] == "user" and words[1] in ROLES and words[1] not in users:
             name = words[1]

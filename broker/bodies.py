@@ -21,7 +21,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from broker.errors import ConfigError, DecodeError
+from broker.errors import ConfigError, DecodeError, StoreError
 
 REDIS = "redis"  # the token and the location of bodies that are keys
 TTL_MS = 60_000  # of a body's key until its job is queued, in the same breath; what was never queued vanishes by it
@@ -72,6 +72,13 @@ def decode(raw: bytes) -> Reference:
 def is_name(name: str) -> bool:
     """Whether a body may be called so: a job's id, and never a path."""
     return _NAME.fullmatch(name) is not None
+
+
+def check_name(name: str) -> str:
+    """The name, when a body may be called so: what stores ask before they make a path of it. Raises StoreError."""
+    if is_name(name):
+        return name
+    raise StoreError(f"{name[:100]!r} is no body's name, which is a job's id; find out who else writes to Redis")
 
 
 def is_folder(location: str) -> bool:

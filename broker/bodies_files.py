@@ -1,7 +1,8 @@
 """Bodies as files in one folder of the host, a tmpfs best: the quickest way past Redis where producers and slots share a machine.
 
 Which folder it is says a mark in it, a random token that whoever comes first writes: a slot of another machine, whose folder
-of the same path is another one, sees by the token that a body cannot be there.
+of the same path is another one, sees by the token that a body cannot be there. Whoever may write to the folder decides what
+models see and reads what they are sent, so it belongs to this user or to root, and at most this user's own group shares it.
 """
 
 from __future__ import annotations
@@ -9,25 +10,28 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
 
+from broker.bodies import check_name
 from broker.errors import StoreError
 
 MARK = ".penstock"
 PART = ".part"  # a body being written
-MODE = 0o660  # less the umask: a folder that an operator shares among users keeps its rules
-_TOKEN = re.compile(r"[0-9a-f]{16}")
+OWN, SHARED = 0o600, 0o640  # modes of files, the second where the folder is our group's too
+_TOKEN = re.compile(rb"[0-9a-f]{16}")
+_OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe that somebody put there holds nobody up
 
 
 class FileStore:
     """The files of one folder, which is made if it is missing, for its owner alone."""
 
     def __init__(self, folder: str) -> None:
-        self._folder = folder
+        self.location = self._folder = folder
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
+            self._mode = self._checked(os.stat(folder))
             self.token = self._mark()
         except OSError as error:
             raise self._refused(error) from None
@@ -37,8 +41,9 @@ class FileStore:
             for name, body in bodies.items():
                 path = self._path(name)
                 part = path + PART
-                fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
+                fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _OPEN, OWN)
                 with open(fd, "wb", buffering=0) as file:
+                    os.fchmod(fd, self._mode)
                     left = memoryview(body)
                     while left:
                         left = left[file.write(left) :]
@@ -49,7 +54,7 @@ class FileStore:
 
     def read(self, name: str) -> bytes | None:
         try:
-            fd = os.open(self._path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(self._path(name), os.O_RDONLY | _OPEN)
             with open(fd, "rb", buffering=0) as file:
                 return file.read()
         except FileNotFoundError:
@@ -68,22 +73,40 @@ class FileStore:
                     raise self._refused(error) from None
 
     def _path(self, name: str) -> str:
-        return f"{self._folder}/{name}"
+        return f"{self._folder}/{check_name(name)}"
+
+    def _checked(self, found: os.stat_result) -> int:
+        """The mode for files of a folder that is as it must be. Raises StoreError for one that others may write to."""
+        if found.st_uid not in (os.geteuid(), 0):
+            fault = f"belongs to another user (uid {found.st_uid})"
+        elif found.st_mode & stat.S_IWOTH:
+            fault = "may be written to by everyone"
+        elif found.st_mode & stat.S_IWGRP and found.st_gid != os.getegid():
+            fault = f"may be written to by a group that is not this user's own (gid {found.st_gid})"
+        else:
+            return SHARED if found.st_mode & stat.S_IWGRP else OWN
+        raise StoreError(
+            f"large bodies stand in the folder {self._folder}, which {fault}; name a folder inside it that is not there yet as "
+            "queue.bodies, or give this one to this user alone (chown, chmod 700)"
+        )
 
     def _mark(self) -> str:
         """The folder's token; a new one where there is none, in one step, so that all see the same."""
-        mark = Path(self._folder, MARK)
-        if not mark.exists():
-            fresh = mark.with_name(f"{MARK}-{secrets.token_hex(8)}")
-            fresh.write_text(secrets.token_hex(8))
-            fresh.chmod(0o644)
+        mark = f"{self._folder}/{MARK}"
+        if not os.path.lexists(mark):
+            fresh = f"{mark}-{secrets.token_hex(8)}"
+            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN, OWN)
+            with open(fd, "wb") as file:
+                os.fchmod(fd, self._mode)
+                file.write(secrets.token_hex(8).encode())
             with suppress(FileExistsError):
                 os.link(fresh, mark)
-            fresh.unlink()
-        token = mark.read_text().strip()
+            os.unlink(fresh)
+        with open(os.open(mark, os.O_RDONLY | _OPEN), "rb") as file:
+            token = file.read(100).strip()
         if not _TOKEN.fullmatch(token):
             raise StoreError(f"{mark} is no mark of ours; empty the folder, or name another one as queue.bodies")
-        return token
+        return token.decode()
 
     def _refused(self, error: OSError) -> StoreError:
         return StoreError(

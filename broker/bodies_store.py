@@ -14,6 +14,7 @@ class BodyStore(Protocol):
     """Bodies by name. Calls block and may be made from any thread; each raises StoreError when the store cannot be used."""
 
     token: str
+    location: str  # as it was opened
 
     def write(self, bodies: Mapping[str, bytes]) -> None:
         """Writes bodies; none is seen half written under its name. What is there under that name is replaced."""

@@ -15,7 +15,9 @@ from broker.connection import Command, evalsha
 from broker.messages import LANES
 
 ORPHAN_MS = 3_600_000  # no submit takes so long between its body and its job
+RETRY_MS = 600_000  # until a body that could not be removed is due again
 AT_ONCE = 500
+_STORE = "store:"
 
 
 def write(model: str, bodies: Mapping[str, bytes]) -> list[Command]:
@@ -34,14 +36,35 @@ def due(model: str, token: str, now_ms: int) -> Command:
     return ("ZRANGEBYSCORE", keys.bodies(model, token), -now_ms, "(0", "LIMIT", 0, AT_ONCE)
 
 
-def removed(model: str, token: str, names: Sequence[str]) -> Command:
+def removed(model: str, token: str, names: Sequence[str | bytes]) -> Command:
     """Takes the notes of bodies that are gone."""
     return ("ZREM", keys.bodies(model, token), *names)
 
 
+def postponed(model: str, token: str, names: Sequence[bytes], now_ms: int) -> Command:
+    """Makes bodies that could not be removed due again later, behind the others."""
+    return ("ZADD", keys.bodies(model, token), "XX", *[part for name in names for part in (-now_ms - RETRY_MS, name)])
+
+
 def note(model: str, token: str, names: Iterable[str]) -> Command:
-    """Notes bodies about to be written outside Redis, so that they are found if their jobs are never queued; known ones stay."""
-    return ("ZADD", keys.bodies(model, token), "NX", *[part for name in names for part in (0, name)])
+    """Notes bodies about to be written outside Redis, so that they are found if their jobs are never queued. GT: one that waits
+    for room longer than ORPHAN_MS is noted again and dated anew; that of a queued job stays."""
+    return ("ZADD", keys.bodies(model, token), "GT", *[part for name in names for part in (0, name)])
+
+
+def seen(model: str, token: str, location: str) -> Command:
+    """Tells beside the spec that slots keep bodies in a store outside Redis, for whoever looks for what it still holds."""
+    return ("HSET", keys.spec(model), _STORE + token, location)
+
+
+def read_stores(spec: Sequence[bytes]) -> list[tuple[str, str]]:
+    """(token, location) of all stores that were ever told so, of all fields of a spec."""
+    fields = zip(spec[::2], spec[1::2], strict=True)
+    return [
+        (field.decode(errors="replace").removeprefix(_STORE), location.decode(errors="replace"))
+        for field, location in fields
+        if field.startswith(_STORE.encode())
+    ]
 
 
 def orphans(model: str, token: str = REDIS, *, orphan_ms: int = ORPHAN_MS) -> Command:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from broker import bodies_sweep, codec, keys, spec
+from broker import bodies_sweep, codec, keys, outcome_codec, spec
 from broker.bodies import REDIS
 from broker.bodies_store import open_store
 from broker.claimed import with_body
@@ -207,7 +207,7 @@ def renew(letter: Letter, body: bytes, job_id: str) -> bytes:
 def _error(outcome: bytes) -> str:
     """The error's text; '' where a version before kept none."""
     try:
-        return str(codec.decode_outcome(outcome).note.get("error", "")) if outcome else ""
+        return str(outcome_codec.decode(outcome).note.get("error", "")) if outcome else ""
     except DecodeError:
         return ""
 

@@ -1,4 +1,4 @@
-"""The producer's side of the contract: builds the commands that submit, find, cancel and watch jobs, and reads their answers.
+"""The producer's side of the contract: builds the commands that submit, find, cancel and watch jobs, and reads their replies.
 
 No I/O here: the sync and the asyncio client send the commands over their own links. The worker's side is `queue`.
 """
@@ -7,69 +7,21 @@ from __future__ import annotations
 
 import secrets
 from base64 import b32encode
-from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-from redis.exceptions import NoPermissionError, NoScriptError
-
 from broker import keys
-from broker.codec import STATUS_MASK
-from broker.connection import Arg, Command, evalsha, is_out_of_memory
-from broker.errors import (
-    DecodeError,
-    InvalidInput,
-    KeyConflict,
-    PayloadTooLarge,
-    PenstockError,
-    QueueFull,
-    RedisRefused,
-    RedisUnavailable,
-    StaleRequest,
-    UnknownModel,
-)
+from broker.connection import Arg, Command, evalsha
+from broker.errors import InvalidInput
 from broker.messages import LANES, Status
+from broker.outcome_codec import STATUS_MASK
 from broker.queue import INLINE_LIMIT_BYTES
-from broker.spec import Limits
 
 CHUNK_JOBS = 256
 CHUNK_BYTES = 1 << 20
 FIND_ENTRIES, FIND_BYTES = 2_000, 4 << 20  # what one page of a search may read while Redis serves nobody else
-OOM_RETRY_AFTER_S = 1.0
 # Redis 6.2 cuts a BLPOP timeout to whole milliseconds, and 0 blocks for ever: 1 ms stalled now and then [M], 5 ms cannot.
 MIN_BLOCK_S = 0.005
-
-_answer = msgspec.msgpack.Decoder(tuple[str, str, int, int, str, list[Any]])
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What submit.lua said of a chunk: `accepted` jobs from its start are queued, or were before (`duplicates`)."""
-
-    code: str
-    first: str  # entry id of the first job added, '' when none was or all are delayed
-    accepted: int
-    retry_after_ms: int
-    detail: str
-    duplicates: dict[int, str]  # index in the chunk -> id of the job queued earlier under the same key
-    doubt: str = ""  # why it is not proven to be on disk, where that was asked for
-
-    def entry(self, index: int) -> str:
-        """Entry id of the chunk's job: ids run first, first+1, ... over the jobs added. '' for one not in a lane."""
-        if not self.first or index >= self.accepted or index in self.duplicates:
-            return ""
-        ms, _, seq = self.first.partition("-")
-        before = bisect_left(list(self.duplicates), index) if self.duplicates else 0
-        return f"{ms}-{int(seq) + index - before}"
-
-    @property
-    def is_of_one_job(self) -> bool:
-        """Whether one job alone stopped the chunk, and those behind it may be sent again."""
-        return self.code in ("conflict", "too_large", "no_body")
-
-    def of(self, offset: int, count: int) -> Answer:
-        """The answer as it concerns a part of the chunk: `ok` when that was accepted whole."""
-        return msgspec.structs.replace(self, code="ok") if self.accepted >= offset + count else self
 
 
 class Numbers:
@@ -154,70 +106,6 @@ class Intake:
         return evalsha(
             "submit", [*self._submit_keys, keys.bodies(self.model, token)] if token else self._submit_keys, args
         )
-
-    def read_submit(self, reply: bytes) -> Answer:
-        """Reads the reply of `submit`."""
-        try:
-            code, first, accepted, retry_ms, detail, flat = _answer.decode(reply)
-            return Answer(code, first, accepted, retry_ms, detail, dict(zip(flat[::2], flat[1::2], strict=True)))
-        except (msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
-            raise DecodeError(
-                f"the answer to a submit is garbled: {error}; find out who else writes to Redis"
-            ) from None
-
-    def refusal(self, answer: Answer, limits: Limits) -> PenstockError:
-        """The error of an answer that is not `ok`; its text says the mend."""
-        model, detail = self.model, answer.detail
-        match answer.code:
-            case "full":
-                most = f"{limits.max_jobs} jobs" if detail == "jobs" else f"{limits.max_bytes} bytes"
-                wait_s = answer.retry_after_ms / 1000
-                return QueueFull(
-                    f"the queue of model {model!r} is at its limit of {most}; try again in {wait_s:.2f} s, "
-                    f"pass wait_s to wait for room, or raise queue.max_{detail} in pool.toml",
-                    retry_after_s=wait_s,
-                )
-            case "conflict":
-                return KeyConflict(
-                    f"idempotency key {detail!r} was used before on model {model!r} with other content; "
-                    "use a new key for new content"
-                )
-            case "too_large":
-                return PayloadTooLarge(
-                    f"a job of {detail} bytes is over the limit of {limits.payload_limit_bytes} bytes a job; send fewer "
-                    "rows, a smaller dtype or a path to the data, or raise queue.payload_limit_bytes in pool.toml"
-                )
-            case "no_body":
-                return QueueFull(
-                    f"Redis had no room for the body of a large job of model {model!r}, or forgot it; try again in "
-                    f"{OOM_RETRY_AFTER_S:g} s, shorten result_ttl_s, or raise redis.max_memory_mb",
-                    retry_after_s=OOM_RETRY_AFTER_S,
-                )
-            case "stale":
-                return StaleRequest(
-                    f"Redis knows request {detail} of this client, newer than this one, which was not applied now; "
-                    "submit again"
-                )
-            case "unknown_model":
-                return UnknownModel(
-                    f"no model named {model!r} is published; see `penstock models`, or start the pool that serves it"
-                )
-            case "new_spec":
-                return InvalidInput(
-                    f"the spec of model {model!r} changes faster than a submit takes; two pools publish different "
-                    "versions of it: stop one"
-                )
-        return PenstockError(f"submit answered {answer.code!r}, which this client does not know; upgrade it")
-
-    def refused_by_redis(self, error: Exception) -> PenstockError:
-        """The error of a submit that Redis itself refused: out of memory is a full queue, all else is Redis' trouble."""
-        if is_out_of_memory(error):
-            return QueueFull(
-                f"Redis is at maxmemory and took no job for model {self.model!r}; try again in {OOM_RETRY_AFTER_S:g} s, "
-                "shorten result_ttl_s, or raise redis.max_memory_mb",
-                retry_after_s=OOM_RETRY_AFTER_S,
-            )
-        return denied(error) or RedisUnavailable(f"Redis refused a command: {error}; see `penstock doctor`")
 
     def newest_ready(self) -> list[Command]:
         """Two commands: Redis' time, and the slot of the model that stays ready longest."""
@@ -308,20 +196,6 @@ class Intake:
         ages = [now_ms - int(lane[0][0].partition(b"-")[0]) for lane in replies[6:9] if lane]
         oldest = f"the oldest is {max(ages) / 1000:.1f} s old" if ages else "none waits"
         return f"depth {depth}, {oldest}, {slots} {'slot' if slots == 1 else 'slots'} ready"
-
-
-def denied(error: object) -> RedisRefused | None:
-    """The error of a user whose ACL lacks a right; None when it is something else."""
-    if not isinstance(error, NoPermissionError):
-        return None
-    return RedisRefused(
-        f"Redis refused us: {error}; give the user of redis.url the rights of `producer` (docs/security.md)"
-    )
-
-
-def has_forgotten(replies: Sequence[Any]) -> bool:
-    """Whether Redis lost its scripts (SCRIPT FLUSH, failover) and ran nothing of these commands' scripts."""
-    return any(isinstance(reply, NoScriptError) for reply in replies)
 
 
 def state_of(outcome: bytes) -> str:

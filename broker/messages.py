@@ -52,6 +52,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     id: str
     lane: int
     entry: bytes
+    lease: bytes  # lane and entry: what a slot keeps the job under, see `lease`
     kind: int
     rows: int
     is_one_row: bool

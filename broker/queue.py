@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from broker import codec, keys
+from broker import keys, outcome_codec
 from broker.claimed import Claimed, read_block, read_claim
 from broker.connection import Command, Link, evalsha
+from broker.lease import lease_of
 from broker.messages import LANES, Job
 
 INLINE_LIMIT_BYTES = 4096
@@ -45,6 +46,10 @@ class Fault(msgspec.Struct, frozen=True, gc=False):
     delay_ms: int
     reason: str
     outcome: bytes
+
+    @property
+    def lease(self) -> bytes:
+        return lease_of(self.lane, self.entry)
 
     @classmethod
     def of(cls, job: Job, fate: Fate, *, reason: str, outcome: bytes = b"", delay_ms: int = 0) -> Fault:
@@ -120,7 +125,7 @@ class Queue:
             lanes[one.job.lane].append(one)
         args: list[Any] = [*self._finish_args, *map(len, lanes)]
         args += [one.job.entry for lane in lanes for one in lane]
-        frame = codec.FRAME.pack
+        frame = outcome_codec.FRAME.pack
         has_apart = False
         for lane in lanes:
             for one in lane:
@@ -156,13 +161,9 @@ class Queue:
                 one.outcome,
             )  # fmt: skip
         model = self.model
+        delayed = keys.delayed(model), keys.delayed_bodies(model)
         return evalsha(
-            "fail",
-            [
-                *self._finish_keys, *self.lanes, keys.delayed(model), keys.delayed_bodies(model), keys.dead(model),
-                keys.dead_bodies(model),
-            ],
-            args,
+            "fail", [*self._finish_keys, *self.lanes, *delayed, keys.dead(model), keys.dead_bodies(model)], args
         )
 
     def give_back(self, leases: Iterable[tuple[int, bytes]], *, marks: int) -> Command:

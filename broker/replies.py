@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
@@ -37,3 +39,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def is_missing_group(error: BaseException) -> bool:
     """Whether streams or their group are gone (FLUSHALL, a new server)."""
     return isinstance(error, ResponseError) and ("NOGROUP" in str(error) or "UNBLOCKED the stream key" in str(error))
+
+
+def has_forgotten(replies: Sequence[Any]) -> bool:
+    """Whether Redis lost its scripts (SCRIPT FLUSH, failover) and ran nothing of these commands' scripts."""
+    return any(isinstance(reply, NoScriptError) for reply in replies)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from broker.bodies import check_location
 from broker.errors import ConfigError
+from broker.settings_together import check_together
 from broker.settings_values import check, require_table
 from broker.spec import Limits
 
@@ -60,7 +60,7 @@ class SlotSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hang_factor: float = 20.0  # times the p99 of the batch's size
     read_ahead_max_ms: float = 500.0  # a slot whose batches take longer claims nothing ahead
     max_wait_ms: float = 5.0  # upper bound of waiting for more jobs while the engine is free; 0: never wait
-    low_batch_ms: float = 20.0  # a batch of the low lane takes no longer, so that higher ones need not wait; 0: as large as any
+    low_batch_ms: float = 20.0  # a batch of the low lane takes no longer: higher ones need not wait; 0: any size
     threads: int = 1
 
 
@@ -184,7 +184,7 @@ def load(path: str | None = None, *, environ: Mapping[str, str] = os.environ) ->
         raw.setdefault("pool", {})["host"] = environ[ENV_HOST]
     raw |= {"path": str(Path(chosen).absolute()) if chosen else "", "root": str(root)}
     settings = msgspec.convert(raw, Settings)
-    _check_values(settings, chosen)
+    check_together(settings, chosen)
     return settings
 
 
@@ -222,28 +222,3 @@ def _check_table(name: str, where: str, table: dict[str, Any], struct: type[msgs
             _check_table("retire", f"{where.rstrip(']')}.retire]", value, RetireSettings)
         else:
             check(name, where, key, value, kinds[key])
-
-
-def _check_values(settings: Settings, where: str) -> None:
-    for name in settings.models:
-        if not name.replace("-", "").replace("_", "").isalnum() or name == "pool":
-            raise ConfigError(f'{where}: model name "{name}" may hold letters, digits, - and _ only, and not be "pool"')
-    total = sum(model.slots for model in settings.models.values())
-    if total > settings.pool.most_slots:
-        raise ConfigError(
-            f"{where}: models want {total} slots, pool.most_slots is {settings.pool.most_slots}; raise it"
-        )
-    if not 0 < settings.slot.block_ms < 4000:
-        raise ConfigError(f"{where} [slot]: block_ms = {settings.slot.block_ms} must lie between 1 and 3999")
-    if not settings.slot.hang_factor > 1:
-        raise ConfigError(f"{where} [slot]: hang_factor = {settings.slot.hang_factor} must be above 1")
-    if settings.slot.lease_s < 3 * settings.slot.beat_s:
-        raise ConfigError(f"{where} [slot]: lease_s must be at least three times beat_s")
-    check_location(f"{where} [queue]", settings.queue.bodies)
-    for name, model in settings.models.items():
-        if model.memory_fraction > 1:
-            raise ConfigError(
-                f"{where} [models.{name}]: memory_fraction = {model.memory_fraction:g} must be 1 or less; 0 sets no bound"
-            )
-    if not 0 <= settings.retire.jitter < 1:
-        raise ConfigError(f"{where} [retire]: jitter = {settings.retire.jitter} must lie between 0 and 1")

@@ -56,13 +56,17 @@ def wrong(where: str, key: str, value: Any, wish: str) -> ConfigError:
 
 
 def written(value: Any) -> str:
-    """A value as TOML has it, cut where it is long; of a list or table nothing, it may hold a password."""
-    if isinstance(value, list | dict):
+    """A value as TOML has it, cut where it is long; of a table nothing, nor of a list of texts: it may hold a password."""
+    if isinstance(value, list | dict) and not _holds_numbers(value):
         return "[...]" if isinstance(value, list) else "{...}"
     text = str(value).lower() if isinstance(value, bool) else str(value)
     if isinstance(value, str):
         text = f'"{value}"'
     return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _holds_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, int | float) for one in value)
 
 
 def _wish(kind: Any) -> str:

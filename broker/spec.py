@@ -85,7 +85,7 @@ class Published(msgspec.Struct, frozen=True):
 def publish(link: Link, spec: ModelSpec, limits: Limits) -> str:
     """Writes the spec; the generation."""
     generation = spec.generation(limits)
-    if link.call("HGET", keys.spec(spec.name), "generation") == generation.encode():
+    if link.call("HMGET", keys.spec(spec.name), "generation", "large_generation") == [generation.encode()] * 2:
         return generation  # nothing to write: a slot must be able to start on a server at maxmemory
     for reply in link.call_all(
         [
@@ -93,7 +93,7 @@ def publish(link: Link, spec: ModelSpec, limits: Limits) -> str:
                 "HSET", keys.spec(spec.name), "generation", generation, "body", msgspec.json.encode(spec),
                 "max_jobs", limits.max_jobs, "max_bytes", limits.max_bytes,
                 "payload_limit_bytes", limits.payload_limit_bytes, "large_bytes", limits.large_bytes,
-                "bodies", limits.bodies,
+                "bodies", limits.bodies, "large_generation", generation,
             ),
             ("SADD", keys.models(), spec.name),
         ]
@@ -103,7 +103,9 @@ def publish(link: Link, spec: ModelSpec, limits: Limits) -> str:
     return generation
 
 
-FIELDS = ("generation", "body", "max_jobs", "max_bytes", "payload_limit_bytes", "large_bytes", "bodies")
+FIELDS = (
+    "generation", "body", "max_jobs", "max_bytes", "payload_limit_bytes", "large_bytes", "bodies", "large_generation",
+)  # fmt: skip
 
 
 def read(model: str, values: list[bytes | None]) -> Published:
@@ -113,8 +115,11 @@ def read(model: str, values: list[bytes | None]) -> Published:
             f"no model named {model!r} is published; see `penstock models`, or start the pool that serves it"
         )
     try:
-        # A version before published no `large_bytes`, and its slots read no job whose body stands apart.
+        # A version before publishes no `large_bytes`, and leaves what a newer one wrote beside its own generation; its slots
+        # read no job whose body stands apart.
         max_jobs, max_bytes, payload_limit, large = (int(value or 0) for value in values[2:6])
+        if values[7] != values[0]:
+            large = 0
         location = (values[6] or b"").decode() or REDIS
         check_location("it", location)
         return Published(

@@ -1,4 +1,4 @@
-"""Checks a pool and says the mend of each finding. Small, independent checks; none changes anything.
+"""Checks a pool and says the mend of each finding. Small, independent checks; none leaves anything changed.
 
 A check yields findings and may raise PenstockError, which becomes one: a broken part never hides the next check.
 """
@@ -19,6 +19,8 @@ from broker.errors import ArtifactError, DeviceError, PenstockError
 from broker.settings import Settings
 from operators import durability
 from operators.finding import Finding as Finding
+from operators.large_bodies import large_bodies
+from operators.left_bodies import left_bodies
 from operators.reach import client_command, reach, read_append, read_info
 from operators.supervision import agent, supervision
 from operators.supervisor import Supervisor
@@ -231,4 +233,14 @@ def _kernel(path: str) -> str:
         return ""
 
 
-CHECKS: tuple[Check, ...] = (redis_server, supervision, agent, devices, artifacts, retirement, machine)
+CHECKS: tuple[Check, ...] = (
+    redis_server,
+    supervision,
+    agent,
+    large_bodies,
+    left_bodies,
+    devices,
+    artifacts,
+    retirement,
+    machine,
+)

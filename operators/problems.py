@@ -69,7 +69,9 @@ def find_problems(
     for slot in slots:
         if slot.state in ("failing", "backing off"):
             reason = slot.reason or "no reason given"
-            if slot.last_exit_detail and slot.last_exit_detail not in reason:  # what a back-off is for
+            # Another exit than the reason names is an older one: the last could not tell Redis.
+            is_of_it = not slot.reason or f"(last: {slot.last_exit})" in reason
+            if is_of_it and slot.last_exit_detail and slot.last_exit_detail not in reason:  # what a back-off is for
                 reason = f"{slot.reason or slot.last_exit}: {slot.last_exit_detail}"
             if slot.state == "backing off":
                 reason += "; it tries again by itself"

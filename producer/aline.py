@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from broker.aconnection import AsyncLink
 from broker.connection import LOST, Command, ResponseError, refused
 from broker.errors import PenstockError, RedisUnavailable
-from broker.intake import Intake, has_forgotten
+from broker.intake import Intake
+from broker.replies import has_forgotten
 from producer.line import closed, unanswered
 from producer.mailbox import Mailbox
 from producer.reader import FIRST_PAUSE_S, MOST_PAUSE_S, SLICE_S, drain_count

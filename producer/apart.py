@@ -21,19 +21,23 @@ if TYPE_CHECKING:
 
 
 class Apart:
-    """What the pool's settings say of large bodies. The store is opened by the first of them; threads may share it."""
+    """What one published spec says of large bodies. The store is opened by the first of them; threads may share it."""
 
-    def __init__(self) -> None:
-        self.is_wanted = True
+    def __init__(self, *, is_wanted: bool = True) -> None:
+        self.is_wanted = is_wanted
         self.limit_bytes = 0  # data above it stands apart; 0: none does
         self._location = REDIS
         self._store: BodyStore | None = None
 
-    def learn(self, limits: Limits) -> None:
-        """Takes the limits as published; another store than before is opened anew."""
-        self.limit_bytes = limits.large_bytes if self.is_wanted else 0
-        if limits.bodies != self._location:
-            self._location, self._store = limits.bodies, None
+    def learned(self, limits: Limits) -> Apart:
+        """As the limits say that were published now; what was packed under those before keeps its own. The store stays open if
+        it is the same."""
+        new = Apart(is_wanted=self.is_wanted)
+        new.limit_bytes = limits.large_bytes if self.is_wanted else 0
+        new._location = limits.bodies
+        if limits.bodies == self._location:
+            new._store = self._store
+        return new
 
     def renew(self) -> None:
         """In a forked child: what a store's plug-in had open is the parent's."""

@@ -26,13 +26,13 @@ class AsyncSender(AsyncWaiter):
         try:
             while True:
                 try:
-                    if parcel.bodies and not place.apart.is_redis:
+                    if parcel.bodies and not parcel.apart.is_redis:
                         await self._line.run(talks.note_bodies(place, parcel))
-                        await asyncio.to_thread(place.apart.write, parcel.bodies)
+                        await asyncio.to_thread(parcel.apart.write, parcel.bodies)
                     answer, offset = await place.post(parcel, packer.options.after(time.monotonic() - started))
                     handles += parcel.accept(place, answer, offset)
                     if parcel.bodies or parcel.spare:
-                        await self._discard(place, parcel)
+                        await self._discard(parcel)
                     if answer.doubt and handles:
                         raise not_durable(handles[-1], answer)
                     if answer.code == "ok":
@@ -44,7 +44,7 @@ class AsyncSender(AsyncWaiter):
                         continue
                     raise place.refusal(answer)
                 except QueueFull as full:
-                    await self._discard(place, parcel)
+                    await self._discard(parcel)
                     left = until - time.monotonic()
                     if left <= 0:
                         raise
@@ -61,6 +61,6 @@ class AsyncSender(AsyncWaiter):
             raise error
         return handles
 
-    async def _discard(self, place: AsyncModel, parcel: Parcel) -> None:
-        if not place.apart.is_redis and (parcel.bodies or parcel.spare):
-            await asyncio.to_thread(place.apart.discard, parcel)
+    async def _discard(self, parcel: Parcel) -> None:
+        if not parcel.apart.is_redis and (parcel.bodies or parcel.spare):
+            await asyncio.to_thread(parcel.apart.discard, parcel)

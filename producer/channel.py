@@ -6,10 +6,11 @@ import itertools
 import time
 from typing import Any
 
-from broker import bodies, codec
+from broker import bodies, codec, refusals
+from broker.answer import Answer
 from broker.durability import Durability, Proof
 from broker.errors import InvalidInput, PenstockError
-from broker.intake import Answer, Intake
+from broker.intake import Intake
 from broker.spec import Published
 from producer.apart import Apart
 from producer.inputs import Fitted, Form
@@ -42,8 +43,9 @@ class Channel:
         return self.form is None or (self.durability == "fsync" and self.proof is None)
 
     def learn(self, published: Published) -> None:
-        """Takes a spec as read from Redis."""
-        self.apart.learn(published.limits)
+        """Takes a spec as read from Redis. Its generation last: what another thread packs meanwhile counts as packed under the
+        one before, and is refused and packed again."""
+        self.apart = self.apart.learned(published.limits)
         self.form = Form(published.spec)
         self.published = published
 
@@ -57,7 +59,7 @@ class Channel:
     def refusal(self, answer: Answer) -> PenstockError:
         """The error of an answer that is not `ok`."""
         assert self.published is not None
-        return self.intake.refusal(answer, self.published.limits)
+        return refusals.of(answer, self.model, self.published.limits)
 
     @property
     def wants_ready_check(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from broker.connection import LOST, Command, Link, ResponseError, refused
 from broker.errors import PenstockError, RedisUnavailable, SubmitUnknown
-from broker.intake import has_forgotten
+from broker.replies import has_forgotten
 from producer.talks import Talk
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
-from broker import codec
+from broker import outcome_codec
 from producer.tickets import Ticket
 
 SWEEP_AT = 8192
@@ -47,7 +47,7 @@ class Mailbox:
 
     def route(self, outcome: bytes) -> Ticket | None:
         """Gives an outcome to its ticket; the ticket, None when nobody holds it any more."""
-        ticket = self._expected.pop(codec.outcome_id(outcome), None)
+        ticket = self._expected.pop(outcome_codec.id_of(outcome), None)
         if ticket is not None:
             ticket._blob = outcome
             if ticket._sink is not None:
@@ -59,7 +59,7 @@ class Mailbox:
         routed = []
         route = self.route
         for element in elements:
-            for outcome in codec.split_frames(element):
+            for outcome in outcome_codec.split_frames(element):
                 ticket = route(outcome)
                 if ticket is not None:
                     routed.append(ticket)

@@ -6,9 +6,10 @@ import asyncio
 from collections import deque
 from typing import NamedTuple
 
+from broker.answer import Answer
 from broker.durability import Durability
 from broker.errors import PenstockError
-from broker.intake import CHUNK_BYTES, CHUNK_JOBS, Answer
+from broker.intake import CHUNK_BYTES, CHUNK_JOBS
 from producer import talks
 from producer.aline import AsyncLine, AsyncReader
 from producer.channel import Channel
@@ -34,13 +35,14 @@ class AsyncModel(Channel):
         self.learning = asyncio.Lock()
         self.flusher: asyncio.Task[None] | None = None
         self._line = line
-        self._outbox: dict[tuple[int, int, int], deque[Letter]] = {}
+        self._outbox: dict[tuple[int, int, int, str], deque[Letter]] = {}
 
     async def post(self, parcel: Parcel, terms: Options) -> tuple[Answer, int]:
         """Puts a parcel in the outbox; its answer, and where in the answered chunk the parcel began."""
         loop = asyncio.get_running_loop()
         letter = Letter(parcel, loop.create_future())
-        self._outbox.setdefault((terms.lane, terms.delay_ms, terms.deadline_ms), deque()).append(letter)
+        key = (terms.lane, terms.delay_ms, terms.deadline_ms, parcel.generation)
+        self._outbox.setdefault(key, deque()).append(letter)
         if self.flusher is None:
             self.flusher = loop.create_task(self._flush())
         return await letter.answered
@@ -56,8 +58,8 @@ class AsyncModel(Channel):
         finally:
             self.flusher = None
 
-    def _take(self, terms: tuple[int, int, int]) -> list[Letter]:
-        """As many letters of the same terms as make a chunk."""
+    def _take(self, terms: tuple[int, int, int, str]) -> list[Letter]:
+        """As many letters of the same terms and generation as make a chunk."""
         box = self._outbox[terms]
         letters: list[Letter] = []
         jobs = size = 0
@@ -73,8 +75,8 @@ class AsyncModel(Channel):
         del self._outbox[terms]
         return letters
 
-    async def _deliver(self, letters: list[Letter], terms: tuple[int, int, int]) -> None:
-        lane, delay_ms, deadline_ms = terms
+    async def _deliver(self, letters: list[Letter], terms: tuple[int, int, int, str]) -> None:
+        lane, delay_ms, deadline_ms, _ = terms
         parcels = [letter.parcel for letter in letters]
         talk = talks.submit(self, parcels, lane=lane, delay_ms=delay_ms, deadline_ms=deadline_ms)
         try:

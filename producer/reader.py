@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from broker.connection import LOST, Link, ResponseError, refused
+from broker.connection import LOST, READ_TIMEOUT_S, Link, ResponseError, refused
 from broker.errors import PenstockError, RedisUnavailable
 from broker.intake import Intake
 from producer.mailbox import Mailbox
@@ -38,6 +38,7 @@ class Reader:
         self._mutex = threading.Lock()  # guards _waiting
         self._waiting: dict[Ticket | Sink, list[threading.Lock]] = {}
         self._is_closed = False
+        self._asked_at = 0.0  # when a glance sent the blocked read that is out
 
     def wait(self, target: Ticket | Sink, deadline: float) -> bool:
         """Whether an outcome came for `target` before `deadline` (monotonic). Raises RedisUnavailable."""
@@ -65,9 +66,13 @@ class Reader:
         try:
             if not link.expected:
                 link.send(self._intake.wait(SLICE_S))
+                self._asked_at = time.monotonic()
             self._hear(within_s)
         except (*LOST, ResponseError):
             link.close()
+        except BaseException:
+            link.close()  # an answer may be half read
+            raise
         finally:
             self._role.release()
             self._hand_over()
@@ -126,7 +131,9 @@ class Reader:
                 if link.fileno() < 0:
                     self._connect(left)
                 if link.expected:  # a glance has asked
-                    if not self._hear(min(left, SLICE_S)) and left <= 0:
+                    if self._hear(min(left, SLICE_S)):
+                        is_first = True  # that may have been nobody's: looks once, however little time is left
+                    elif left <= 0:
                         return
                     continue
                 if left <= 0:  # only looks; a blocked read, be it of 1 ms, takes an idle Redis up to 100 ms
@@ -158,8 +165,14 @@ class Reader:
                 raise
 
     def _hear(self, within_s: float) -> bool:
-        """Routes the answer to a blocked read that was sent before; False when it does not come in time."""
+        """Routes the answer to a blocked read that was sent before; False when it does not come in time.
+
+        Raises one of LOST when it is overdue: a host that vanished closes no connection.
+        """
         if not self._link.is_readable(max(0.0, within_s)):
+            if time.monotonic() - self._asked_at > SLICE_S + READ_TIMEOUT_S:
+                self._link.close()
+                raise TimeoutError("Redis does not answer a blocked read")
             return False
         popped = self._link.read()
         if popped is not None:

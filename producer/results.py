@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from broker import codec
+from broker import outcome_codec
 from broker.errors import JobCancelled, JobDead, JobExpired, JobFailed
 from broker.messages import Outcome, Status, Timings
 
@@ -51,12 +51,12 @@ class Result(msgspec.Struct, frozen=True, eq=False, gc=False):
 
 def is_elsewhere(blob: bytes) -> bool:
     """Whether this outcome is only a notice: too large for a reply, its body is the stored result."""
-    return bool(blob[1] & codec.OUTCOME_ELSEWHERE)
+    return bool(blob[1] & outcome_codec.ELSEWHERE)
 
 
 def read(model: str, blob: bytes, index: int = -1) -> Result:
     """Raises JobFailed, JobDead, JobExpired or JobCancelled for a job that ended so, DecodeError for garbled bytes."""
-    outcome = codec.decode_outcome(blob)
+    outcome = outcome_codec.decode(blob)
     if outcome.status is not Status.DONE:
         _fail(model, outcome)
     note = outcome.note

@@ -31,9 +31,9 @@ class Sender(Waiter):
         try:
             while True:
                 try:
-                    if parcel.bodies and not place.apart.is_redis:
+                    if parcel.bodies and not parcel.apart.is_redis:
                         self._line.run(talks.note_bodies(place, parcel))
-                        place.apart.write(parcel.bodies)
+                        parcel.apart.write(parcel.bodies)
                     terms = packer.options.after(time.monotonic() - started)
                     talk = talks.submit(
                         place, (parcel,), lane=terms.lane, delay_ms=terms.delay_ms, deadline_ms=terms.deadline_ms
@@ -41,7 +41,7 @@ class Sender(Waiter):
                     answer = self._line.run(talk, job_id=parcel.tickets[0].id, meanwhile=meanwhile)
                     handles += parcel.accept(place, answer)
                     if parcel.bodies or parcel.spare:
-                        place.apart.discard(parcel)
+                        parcel.apart.discard(parcel)
                     if answer.doubt:
                         raise not_durable(handles[-1], answer)
                     if answer.code == "ok":
@@ -53,7 +53,7 @@ class Sender(Waiter):
                         continue
                     raise place.refusal(answer)
                 except QueueFull as full:
-                    place.apart.discard(parcel)
+                    parcel.apart.discard(parcel)
                     left = until - time.monotonic()
                     if left <= 0:
                         raise

@@ -9,10 +9,11 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-from broker import bodies_sweep, durability, keys
+from broker import bodies_sweep, durability, keys, refusals
+from broker.answer import Answer
 from broker.connection import Command
 from broker.errors import PenstockError, RedisUnavailable
-from broker.intake import Answer, denied, state_of
+from broker.intake import state_of
 from broker.queue import INLINE_LIMIT_BYTES
 from broker.spec import FIELDS, read
 from producer.channel import Channel
@@ -36,17 +37,15 @@ def learn_spec(channel: Channel) -> Talk[None]:
             replies = yield durability.test(channel.model, channel.client)
             for reply in replies:
                 if isinstance(reply, Exception):
-                    raise channel.intake.refused_by_redis(reply)
+                    raise refusals.by_redis(reply, channel.model)
             durability.read_test(replies)
         channel.proof = proof or "waitaof"
     channel.learn(read(channel.model, _good(values)))
 
 
 def submit(channel: Channel, parcels: Sequence[Parcel], *, lane: int, delay_ms: int, deadline_ms: int) -> Talk[Answer]:
-    """Sends parcels of the same terms as one request. Raises QueueFull when Redis is out of memory, RedisUnavailable."""
+    """Sends parcels of the same terms and generation as one request. Raises QueueFull when Redis is out of memory, RedisUnavailable."""
     intake = channel.intake
-    published = channel.published
-    assert published is not None
     blobs = parcels[0].blobs
     dedupe = parcels[0].dedupe
     if len(parcels) > 1:
@@ -54,15 +53,15 @@ def submit(channel: Channel, parcels: Sequence[Parcel], *, lane: int, delay_ms: 
         if any(parcel.dedupe for parcel in parcels):
             none = ("", "")
             dedupe = [pair for parcel in parcels for pair in parcel.dedupe or [none] * len(parcel.blobs)]
-    apart = [parcel.bodies for parcel in parcels if parcel.bodies]
+    apart = [parcel for parcel in parcels if parcel.bodies]
     # In front of their jobs, in one breath; outside Redis they were written before.
-    writes = (
-        [one for bodies in apart for one in bodies_sweep.write(channel.model, bodies)] if channel.apart.is_redis else []
-    )
+    writes = [
+        one for parcel in apart if parcel.apart.is_redis for one in bodies_sweep.write(channel.model, parcel.bodies)
+    ]
     number = intake.numbers.take()
     command = intake.submit(
-        number, published.generation, blobs, lane=lane, delay_ms=delay_ms, deadline_ms=deadline_ms, dedupe=dedupe,
-        token=channel.apart.token if apart else "",
+        number, parcels[0].generation, blobs, lane=lane, delay_ms=delay_ms, deadline_ms=deadline_ms, dedupe=dedupe,
+        token=apart[0].apart.token if apart else "",
     )  # fmt: skip
     proof = durability.prove(channel.proof, channel.model, channel.client) if channel.proof is not None else []
     try:
@@ -74,8 +73,8 @@ def submit(channel: Channel, parcels: Sequence[Parcel], *, lane: int, delay_ms: 
     finally:
         intake.numbers.answered(number)
     if isinstance(reply, Exception):
-        raise intake.refused_by_redis(reply)
-    answer = intake.read_submit(reply)
+        raise refusals.by_redis(reply, channel.model)
+    answer = Answer.read(reply)
     if channel.proof is not None and answer.accepted:
         why = durability.doubt(channel.proof, rest[: len(proof)])
         if why:
@@ -86,9 +85,9 @@ def submit(channel: Channel, parcels: Sequence[Parcel], *, lane: int, delay_ms: 
 
 def note_bodies(channel: Channel, parcel: Parcel) -> Talk[None]:
     """Tells Redis of bodies about to be written outside it. Raises QueueFull when it is out of memory, RedisUnavailable."""
-    (reply,) = yield [bodies_sweep.note(channel.model, channel.apart.token, parcel.bodies)]
+    (reply,) = yield [bodies_sweep.note(channel.model, parcel.apart.token, parcel.bodies)]
     if isinstance(reply, Exception):
-        raise channel.intake.refused_by_redis(reply)
+        raise refusals.by_redis(reply, channel.model)
 
 
 def look(channel: Channel, ticket: Ticket) -> Talk[tuple[str, list[bytes]]]:
@@ -175,5 +174,5 @@ def _good(reply: Any) -> Any:
     if isinstance(reply, PenstockError):
         raise reply
     if isinstance(reply, Exception):
-        raise denied(reply) or RedisUnavailable(f"Redis refused a command: {reply}; see `penstock doctor`")
+        raise refusals.denied(reply) or RedisUnavailable(f"Redis refused a command: {reply}; see `penstock doctor`")
     return reply

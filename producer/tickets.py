@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from broker import codec
+from broker.answer import Answer
 from broker.errors import ResultExpired, ResultTimeout, SubmitNotDurable
-from broker.intake import Answer, client_of
+from broker.intake import client_of
 from producer.options import check_key, digest
 
 if TYPE_CHECKING:
+    from producer.apart import Apart
     from producer.channel import Channel, Packer
     from producer.inputs import Fitted
     from producer.search import Search
@@ -84,7 +86,19 @@ class Ticket(msgspec.Struct, eq=False, gc=False):
 class Parcel:
     """Jobs of one model, lane and timing that travel together, in order; never split, so that a prefix is a prefix."""
 
-    __slots__ = ("blobs", "bodies", "dedupe", "inputs", "is_awaited", "sink", "size", "spare", "tickets")
+    __slots__ = (
+        "apart",
+        "blobs",
+        "bodies",
+        "dedupe",
+        "generation",
+        "inputs",
+        "is_awaited",
+        "sink",
+        "size",
+        "spare",
+        "tickets",
+    )
 
     def __init__(self, sink: Sink | None = None, *, is_awaited: bool = False) -> None:
         """`is_awaited`: whoever sends it waits for its outcome at once."""
@@ -97,16 +111,22 @@ class Parcel:
         self.bodies: dict[str, bytes] = {}  # that stand apart, by name: the id of their job
         self.spare: list[str] = []  # names of those written for jobs that had been queued before
         self.size = 0
+        self.generation = ""  # of the spec that all of it was packed under
+        self.apart: Apart  # that spec's, from the first job on
 
     def pack(
         self, kind: type[Ticket], producer: Any, channel: Channel, packer: Packer, inputs: Any, key: str | None
     ) -> None:
         """Checks one job's inputs and takes it in, under a ticket of the given kind. Raises InvalidInput."""
+        if not self.blobs:
+            self._begin(channel)
+        elif channel.published is None or self.generation != channel.published.generation:
+            self.repack(channel, packer)
         form = channel.form
         assert form is not None
         fitted = form.fit(inputs)
         job = producer._numbers.next()
-        blob = self._pack(channel, packer, fitted, job)
+        blob = self._pack(packer, fitted, job)
         ticket = kind(producer, channel, job, packer.options.lane, fitted.warning, self.sink)
         if key is not None:
             self.dedupe.append((check_key(key), digest(fitted)))
@@ -115,8 +135,13 @@ class Parcel:
         self.tickets.append(ticket)
         self.size += len(blob)
 
-    def _pack(self, channel: Channel, packer: Packer, fitted: Fitted, job: str) -> bytes:
-        apart = channel.apart
+    def _begin(self, channel: Channel) -> None:
+        assert channel.published is not None
+        self.generation = channel.published.generation
+        self.apart = channel.apart
+
+    def _pack(self, packer: Packer, fitted: Fitted, job: str) -> bytes:
+        apart = self.apart
         if not apart.limit_bytes or not apart.is_large(fitted.data):
             return packer.pack(fitted, job)
         blob, self.bodies[job] = packer.pack_apart(fitted, job, apart.token)
@@ -133,12 +158,13 @@ class Parcel:
 
     def repack(self, channel: Channel, packer: Packer) -> None:
         """Checks and packs all inputs again, after the model's spec changed. Raises InvalidInput."""
+        self._begin(channel)
         form = channel.form
         assert form is not None
         self.bodies.clear()
         self.size = 0
         self.blobs = [
-            self._pack(channel, packer, form.fit(inputs), ticket._job)
+            self._pack(packer, form.fit(inputs), ticket._job)
             for inputs, ticket in zip(self.inputs, self.tickets, strict=True)
         ]
         self.size += sum(map(len, self.blobs))

@@ -12,10 +12,7 @@ LIMIT = 250
 
 # Those that passed it already, with their length: a ceiling, to be lowered whenever one shrinks.
 OFFENDERS = {
-    "broker/codec.py": 294,
-    "broker/intake.py": 321,
     "operators/supervisor.py": 264,
-    "workers/manifest.py": 296,
 }
 
 

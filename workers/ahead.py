@@ -21,8 +21,7 @@ class Ahead:
 
     def note(self, highest: int, lowest: int, now: float) -> None:
         """Jobs came, of lanes `highest` (0 is high) to `lowest`."""
-        for lane in {highest, lowest}:
-            self._heard_at[lane] = now
+        self._heard_at[highest] = self._heard_at[lowest] = now
 
     def may_send(self, lane: int, forward_ms: float, *, is_full: bool, now: float) -> bool:
         """Whether to send a batch whose first job is of `lane`; `is_full`: nothing more could join it before its turn."""

@@ -44,7 +44,12 @@ class Allowance:
         self._low_batch_ms = low_batch_ms
         self._cap = cap or (lambda dims: row_buckets[-1])
         self._fills: dict[tuple[Dims, int], int] = {}
-        self._fills_until = 0
+        self._fills_under = -1
+
+    @property
+    def edition(self) -> int:
+        """Changes when what was told before is to be asked again."""
+        return self._timetable.notes // REFRESH
 
     # --- rows -------------------------------------------------------------------------------------
 
@@ -58,9 +63,9 @@ class Allowance:
 
     def fill(self, dims: Dims, rows: int) -> int:
         """How many of `rows` rows to run in the next batch."""
-        if self._timetable.notes >= self._fills_until:
+        if self._fills_under != self.edition:
+            self._fills_under = self.edition
             self._fills.clear()
-            self._fills_until = self._timetable.notes + REFRESH
         known = self._fills.get((dims, rows))
         if known is None:
             known = self._fills[dims, rows] = self._best(dims, rows)

@@ -11,45 +11,17 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 
-import msgspec
-
 from broker.messages import LANES, Job
 from broker.spec import ModelSpec
 from broker.timetable import Dims
 from workers.allowance import Allowance
+from workers.batch import Batch, Coming, Piece
 from workers.shapes import Misfit, Shapes
 from workers.timetable import Timetable
 
 BEGINS_EVERY = 8  # batches within which each lane that waits begins one
 FULL_EVERY = 2048  # batches after which one is made as large as may be, so that the time of that size stays known
 TRIES_ONE_EVERY = 64  # jobs given up for their deadlines with nothing run between them
-
-
-class Piece(msgspec.Struct, frozen=True, gc=False):
-    """Rows `start` to `stop` of a job."""
-
-    job: Job
-    start: int
-    stop: int
-
-
-class Batch(msgspec.Struct, frozen=True):
-    """What one forward takes: pieces of one shape bucket, `rows` rows in all, padded to `bucket` rows and `dims`."""
-
-    pieces: list[Piece]
-    rows: int
-    bucket: int
-    dims: Dims
-
-
-class Coming(msgspec.Struct, frozen=True):
-    """The batch that would be packed now: its lane, rows and shape, how long it takes, and whether no more rows could join."""
-
-    lane: int
-    rows: int
-    dims: Dims
-    ms: float
-    is_full: bool
 
 
 class Batcher:
@@ -66,12 +38,14 @@ class Batcher:
         self._shapes = Shapes(spec)
         self._waited = [0] * len(LANES)  # batches that others began while a job of the lane was here
         self._packs = 0
+        self._coming: Coming | None = None  # as long as nothing comes or goes
         self._given_up = 0  # jobs since the last batch, for their deadlines
-        self._has_deadlines = False  # whether a job here may have one
+        self.has_deadlines = False  # whether a job here may have one
         self._lanes: tuple[deque[_Waiting], ...] = tuple(deque() for _ in LANES)
 
     def add(self, jobs: list[Job]) -> list[Misfit]:
         """Takes claimed jobs in; those that do not fit the model come back."""
+        self._coming = None
         misfits = []
         for job in jobs:
             dims = self._shapes.dims(job)
@@ -81,8 +55,13 @@ class Batcher:
                 self._lanes[job.lane].append(_Waiting(job, dims))
                 self.rows += job.rows
                 if job.deadline_ms:
-                    self._has_deadlines = True
+                    self.has_deadlines = True
         return misfits
+
+    @property
+    def is_full_due(self) -> bool:
+        """Whether the next batch shall be as large as may be."""
+        return (self._packs + 1) % FULL_EVERY == 0
 
     def hopeless(self, now_ms: float) -> list[Job]:
         """Takes out the jobs that would end past their deadline, before a forward is spent on them.
@@ -91,10 +70,10 @@ class Batcher:
         late in it. So a late job never makes a batch small. Jobs that were begun are kept. Should jobs be given up again and
         again and none run, one runs all the same: what is known of T may be wrong, and only a forward can tell.
         """
-        coming = self.coming() if self._has_deadlines else None
+        coming = self.coming() if self.has_deadlines else None
         if coming is None:
             return []
-        self._has_deadlines = False
+        self.has_deadlines = False
         spare = sum(one.rows_left for lane in self._lanes for one in lane if one.dims == coming.dims) - coming.rows
         late: list[Job] = []
         for one in (one for lane in self._lanes for one in lane if one.job.deadline_ms):
@@ -105,7 +84,7 @@ class Batcher:
                 late.append(one.job)
                 spare -= one.rows_left if one.dims == coming.dims else 0
             else:
-                self._has_deadlines = True
+                self.has_deadlines = True
         self._given_up += len(late)
         if (
             self._given_up > TRIES_ONE_EVERY
@@ -113,9 +92,9 @@ class Batcher:
             and late[-1].deadline_ms > now_ms
         ):
             late.pop()
-            self._has_deadlines = True
+            self.has_deadlines = True
         if late:
-            self.drop({job.entry for job in late})
+            self.drop({job.lease for job in late})
         return late
 
     def rows_in(self, lane: int) -> int:
@@ -124,23 +103,25 @@ class Batcher:
 
     def tightest_ms(self) -> float:
         """The earliest deadline of the jobs in hand, in Redis' time."""
-        if not self._has_deadlines:
+        if not self.has_deadlines:
             return float("inf")
         jobs = (one.job for lane in self._lanes for one in lane)
         return min((job.deadline_ms for job in jobs if job.deadline_ms), default=float("inf"))
 
     def clear(self) -> list[Job]:
         """Takes all jobs out, started ones too."""
+        self._coming = None
         jobs = [waiting.job for lane in self._lanes for waiting in lane]
         for lane in self._lanes:
             lane.clear()
         self.rows = 0
         return jobs
 
-    def drop(self, entries: set[bytes]) -> None:
+    def drop(self, leases: set[bytes]) -> None:
         """Forgets jobs, started ones too."""
+        self._coming = None
         for lane in self._lanes:
-            kept = [waiting for waiting in lane if waiting.job.entry not in entries]
+            kept = [waiting for waiting in lane if waiting.job.lease not in leases]
             self.rows -= sum(waiting.rows_left for waiting in lane) - sum(waiting.rows_left for waiting in kept)
             lane.clear()
             lane.extend(kept)
@@ -149,28 +130,33 @@ class Batcher:
         """What `pack` would make now; None when no job waits."""
         if not self.rows:
             return None
-        lane = self._begins()
+        known = self._coming
+        lane = known.lane if known is not None else self._begins()
         dims = self._lanes[lane][0].dims
         most = self.allowance.most(dims, lane)
+        if known is not None and known.most == most:
+            return known
         rows = self.allowance.fill(dims, min(self.rows, most))
-        return Coming(lane, rows, dims, self.allowance.typical_ms(dims, rows), rows == most or rows < self.rows)
+        ms, is_full = self.allowance.typical_ms(dims, rows), rows == most or rows < self.rows
+        self._coming = Coming(lane, rows, dims, ms, is_full, most)
+        return self._coming
 
     def pack(self) -> Batch | None:
         """The next batch, or None when no job waits."""
-        if not self.rows:
+        coming = self.coming()
+        if coming is None:
             return None
-        begins = self._begins()
+        self._coming = None
+        begins, dims, most = coming.lane, coming.dims, coming.rows
         for number, lane in enumerate(self._lanes):
             self._waited[number] = self._waited[number] + 1 if lane and number != begins else 0
         self._given_up = 0
         head = self._lanes[begins][0]
-        dims = head.dims
-        most = self.allowance.most(dims, begins)
         if head.job.deliveries > 1:
-            return self._take_alone(head, most)
+            return self._take_alone(head, coming.most)
+        if self.is_full_due:
+            most = coming.most
         self._packs += 1
-        if self._packs % FULL_EVERY:
-            most = self.allowance.fill(dims, min(self.rows, most))
         pieces: list[Piece] = []
         rows, size = self._take_from(self._lanes[begins], dims, most, pieces, 0, 0)
         for number, lane in enumerate(self._lanes):
@@ -185,7 +171,10 @@ class Batcher:
         for number in reversed(range(len(LANES))):
             if self._waited[number] >= BEGINS_EVERY - 1 and self._lanes[number]:
                 return number
-        return next(number for number, lane in enumerate(self._lanes) if lane)
+        for number, lane in enumerate(self._lanes):  # noqa: B007 - one of them holds a job
+            if lane:
+                break
+        return number
 
     def _take_from(
         self, lane: deque[_Waiting], dims: Dims, most: int, pieces: list[Piece], rows: int, size: int

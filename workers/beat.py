@@ -16,6 +16,7 @@ import structlog
 
 from broker import bodies_sweep, roster
 from broker.connection import LOST, Command, Link, is_missing_group
+from broker.lease import lane_and_entry
 from broker.queue import Queue
 from broker.settings import SlotSettings
 from workers.board import Board
@@ -137,7 +138,7 @@ class Beat(threading.Thread):
                 leases: list[tuple[int, bytes]] = []
                 if now >= self._next_renewal and not is_stuck:
                     self._next_renewal = now + settings.lease_s / 3
-                    leases = [(lane, entry) for entry, lane in list(board.held.items())]
+                    leases = [lane_and_entry(lease) for lease in list(board.held)]
                 pulse_at = len(commands)
                 commands.append(
                     self._queue.pulse(
@@ -175,7 +176,9 @@ class Beat(threading.Thread):
                 if board.is_ready and not board.since_ms:
                     board.since_ms = int(replies[pulse_at][0])
             if sweep_at >= 0 and len(replies) > sweep_at + 1 and isinstance(replies[-1], int) and replies[-1] > 0:
-                log.warning("bodies swept", model=board.model, count=replies[-1], next="no job named them; room is free")
+                log.warning(
+                    "bodies swept", model=board.model, count=replies[-1], next="no job named them; room is free"
+                )
             if sweep_at >= 0 and isinstance(replies[sweep_at], list):
                 self._tell_sweep(*replies[sweep_at])
             self._answer(replies)

@@ -38,7 +38,7 @@ class Board:
         self.frees_place = False
         self.progress_at = 0.0  # monotonic; the loop stamps it, the beat stops renewing leases when it is old
         self.totals: deque[float] = deque(maxlen=512)  # total ms of the first job of each batch
-        self.held: dict[bytes, int] = {}  # entry -> lane of every lease held
+        self.held: set[bytes] = set()  # every lease held
 
     def fields(self) -> dict[str, str | int | float]:
         """What status reads; a value that is not known is the empty string, never 0."""

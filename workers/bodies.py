@@ -4,16 +4,14 @@ Bodies in Redis come over the slot's own wire, in the round trip behind the clai
 threads. Either way the engine goes on meanwhile, and a job is packed only with its data. What cannot be had ends its job alone,
 or sends it round again; nothing here ends the slot.
 
-Not here: what fits together (batcher), the removal of bodies (keeper).
+Not here: those threads (readers), what fits together (batcher), the removal of bodies (keeper).
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Container
 from functools import partial
-from queue import SimpleQueue
 from typing import Any
 
 from broker import bodies_sweep
@@ -24,13 +22,13 @@ from broker.connection import Command, NoPermissionError
 from broker.errors import StoreError
 from broker.messages import Job
 from broker.queue import Fault
+from workers import readers
 from workers.failures import POLICIES, Kind
 from workers.faults import fault_by
+from workers.readers import Found, Readers
 from workers.wire import Handler
 
-THREADS = 4
 LOOK_EVERY_S = 0.05
-PATIENCE_S = 30.0  # for one body outside Redis; its job is tried again later
 MISSING, DAMAGED = "body_missing", "body_damaged"
 
 
@@ -50,27 +48,23 @@ class Bodies:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`store` None: all bodies are in Redis. `ask` sends a command and says whether it could, `losses` counts broken
-        connections, `held` are the entries leased, `wake` ends the owner's wait from any thread."""
+        connections, `held` are the leases, `wake` ends the owner's wait from any thread."""
         self.ready: list[Job] = []  # with their data, until someone takes them
         self.faults: list[Fault] = []  # of jobs whose bodies cannot be had, until someone takes them
         self.rows = 0  # of jobs that wait for theirs
         self._model = model
-        self._store = store
         self._ask = ask
         self._losses = losses
         self._held = held
-        self._wake = wake
         self._redis_ms = redis_ms
         self._clock = clock
         self._waiting: dict[bytes, Job] = {}
         self._unasked: list[Job] = []
         self._look_at = 0.0
         self._asked_under = 0  # losses when the ones under way were asked for
-        self._given_up_at: dict[bytes, float] = {}
-        self._orders: SimpleQueue[Job | None] = SimpleQueue()
-        self._read: SimpleQueue[tuple[Job, bytes | StoreError | None]] = SimpleQueue()
-        self._threads = 0
-        self._is_closed = False
+        self._readers = (
+            Readers(store, is_wanted=self._is_awaited, wake=wake, clock=clock) if store is not None else None
+        )
 
     @property
     def is_fetching(self) -> bool:
@@ -99,33 +93,35 @@ class Bodies:
 
     def advance(self) -> None:
         """Takes what the threads have read, asks again for what a broken connection took along, gives up what lasts too long."""
-        while not self._read.empty():
-            self._came(*self._read.get_nowait())
+        if self._readers is not None:
+            for job, found in self._readers.take():
+                self._came(job, found)
+            for job in self._readers.late():
+                text = (
+                    f"its body was not read within {readers.PATIENCE_S:g} s; see that the store of large bodies answers"
+                )
+                self._came(job, StoreError(text))
         if self._asked_under != self._losses():
             self._asked_under = self._losses()
             self._unasked = [job for job in self._waiting.values() if job.body is not None and job.body.token == REDIS]
         self._ask_all()
-        if self._given_up_at:
-            now = self._clock()
-            for entry in [entry for entry, at in self._given_up_at.items() if at <= now]:
-                text = f"its body was not read within {PATIENCE_S:g} s; see that the store of large bodies answers"
-                self._came(self._waiting[entry], StoreError(text))
 
     def clear(self) -> list[Job]:
         """Takes out all jobs that wait for their bodies, and those that have them and were not taken."""
         jobs = [*self._waiting.values(), *self.ready]
         self.ready = []
         self._unasked = []
+        if self._readers is not None:
+            for job in self._waiting.values():
+                self._readers.forget(job)
         self._waiting.clear()
-        self._given_up_at.clear()
         self.rows = 0
         return jobs
 
     def close(self) -> None:
         """Ends the threads, without waiting for one that a store holds up."""
-        self._is_closed = True
-        for _ in range(self._threads):
-            self._orders.put(None)
+        if self._readers is not None:
+            self._readers.close()
 
     # --- asking -------------------------------------------------------------------------------
 
@@ -134,23 +130,21 @@ class Bodies:
         if not self._waiting:
             self._look_at = self._clock() + LOOK_EVERY_S
             self._asked_under = self._losses()
-        before = self._waiting.get(job.entry)
+        before = self._waiting.get(job.lease)
         self.rows += job.rows - (before.rows if before is not None else 0)
-        self._waiting[job.entry] = job
+        self._waiting[job.lease] = job
         if job.body.token == REDIS:
             self._unasked.append(job)
-        elif self._store is None or self._store.token != job.body.token:
+        elif self._readers is None or self._readers.token != job.body.token:
             text = (
                 "its body stands in another store than this slot's, in the folder of another machine perhaps; give all machines "
                 "the same queue.bodies, and no folder where slots and producers are on several"
             )
             self._came(job, StoreError(text))
         else:
-            self._given_up_at[job.entry] = self._clock() + PATIENCE_S
-            if self._threads < min(THREADS, len(self._given_up_at)):
-                self._threads += 1
-                threading.Thread(target=self._serve, args=(self._store,), name="bodies", daemon=True).start()
-            self._orders.put(job)
+            if before is not None:
+                self._readers.forget(before)
+            self._readers.order(job)
 
     def _ask_all(self) -> None:
         while self._unasked:
@@ -160,17 +154,6 @@ class Bodies:
             ):
                 return  # no connection now: the next turn asks
             del self._unasked[0]
-
-    def _serve(self, store: BodyStore) -> None:
-        while (job := self._orders.get()) is not None:
-            assert job.body is not None
-            try:
-                found: bytes | StoreError | None = store.read(job.body.name)
-            except StoreError as error:
-                found = error
-            self._read.put((job, found))
-            if not self._is_closed:
-                self._wake()
 
     # --- what came ----------------------------------------------------------------------------
 
@@ -182,7 +165,7 @@ class Bodies:
             return
         self._came(job, reply)
 
-    def _came(self, job: Job, found: bytes | StoreError | None) -> None:
+    def _came(self, job: Job, found: Found) -> None:
         assert job.body is not None
         if isinstance(found, StoreError):
             self._end(job, POLICIES[Kind.STORE_AWAY].reason, str(found))
@@ -197,11 +180,15 @@ class Bodies:
         if self._let_go(job):
             self.faults.append(fault_by(job, reason, text, now_ms=self._redis_ms()))
 
+    def _is_awaited(self, job: Job) -> bool:
+        return self._waiting.get(job.lease) is job
+
     def _let_go(self, job: Job) -> bool:
         """Whether this very job was waited for, and is still ours."""
-        if self._waiting.get(job.entry) is not job:
+        if not self._is_awaited(job):
             return False  # given back meanwhile, or claimed once more
-        del self._waiting[job.entry]
-        self._given_up_at.pop(job.entry, None)
+        del self._waiting[job.lease]
+        if self._readers is not None:
+            self._readers.forget(job)
         self.rows -= job.rows
-        return job.entry in self._held
+        return job.lease in self._held

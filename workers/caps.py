@@ -34,6 +34,11 @@ class Caps:
         self._known = dict(known or {})
         self._before: dict[Dims, Cap | None] = {}  # by shapes of the ladder that is going on
 
+    @property
+    def are_known(self) -> bool:
+        """Whether anything is bounded."""
+        return bool(self._known)
+
     def limit(self, dims: Dims, now_ms: float) -> int:
         """The rows a batch may have now."""
         cap = self._known.get(dims)

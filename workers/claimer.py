@@ -10,8 +10,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-import msgspec
-
 from broker.claimed import Claimed
 from broker.messages import Job
 from broker.queue import Queue
@@ -96,16 +94,19 @@ class Claimer:
             return []
         if is_busy and claims.is_dry and not is_settling and not is_due:
             return []
-        self.is_claiming = True
+        self.is_claiming = True  # whatever is sent from here on, its last answer ends that
         if room < SMALLEST_SHARED or (not is_busy and not claims.has_backlog):
             self._look_at = now + LOOK_EVERY_S
-            return [(self._queue.claim(room), self._claimed)]
+            # Idle: a batch, as a blocked read asks for; a second one may be run sooner by another idle slot.
+            asked = room if is_busy else min(room, claims.jobs_in(batch_rows))
+            return [(self._queue.claim(asked), self._claimed)]
         pairs = []
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY_S
             pairs.append((self._queue.reclaim(room // 8), self._reclaimed))
             room -= room // 8
-        return pairs + self._reads([(lane, count) for lane, count in enumerate(claims.shares(room, low_room)) if count])
+        shares = [(lane, count) for lane, count in enumerate(claims.shares(room, low_room)) if count]
+        return pairs + (self._reads(shares) or [(self._queue.claim(room, above_low=True), self._looked)])
 
     def _reads(self, shares: list[tuple[int, int]]) -> list[Pair]:
         """Plain reads of (lane, count), taken together."""
@@ -165,9 +166,14 @@ class Claimer:
             return
         claimed = self._queue.read_block(reply)
         # Fewer than asked for: that was all, so the next read can wait for the next settle.
-        for lane in range(len(self._queue.lanes)):
-            self.claims.note_lane(lane, asked, sum(job.lane == lane for job in claimed.jobs))
+        came = [0] * len(self._queue.lanes)
+        for job in claimed.jobs:
+            came[job.lane] += 1
+        for lane, count in enumerate(came):
+            self.claims.note_lane(lane, asked, count)
         self.is_topping_up = self.claims.has_backlog and asked > 1
         self.claims.note_dry(is_dry=not self.claims.has_backlog)
-        self._give_back(claimed.jobs[room:], marks=0)  # before they are in hand; the lowest lanes' stand last
-        self._take(msgspec.structs.replace(claimed, jobs=claimed.jobs[:room]))
+        if len(claimed.jobs) > room:  # before they are in hand; the lowest lanes' stand last
+            self._give_back(claimed.jobs[room:], marks=0)
+            del claimed.jobs[room:]
+        self._take(claimed)

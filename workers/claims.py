@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from broker.messages import LANES, Job
 
+LOW = len(LANES) - 1
 CLAIM_BYTES = 2 << 20  # what one turn reads stays well under the 4 MB no command should pass
 SMALLEST_SHARED = 8
 LOWER_FIRST_EVERY = (
@@ -39,12 +40,12 @@ class Claims:
             order = [2, 1, 0] if self._plans % (2 * LOWER_FIRST_EVERY) else [1, 2, 0]
         counts = [0] * len(LANES)
         reserve = room // RESERVE if any(self._is_full) else room // len(LANES)
+        left = room
         for lane in order:
-            if self._is_full[lane]:
-                counts[lane] = room - sum(counts)
-                break
-            counts[lane] = min(reserve, room - sum(counts))
-        return (*counts[:-1], counts[-1] if low_room is None else min(counts[-1], max(0, low_room)))
+            limit = left if lane < LOW or low_room is None else min(left, max(0, low_room))
+            counts[lane] = limit if self._is_full[lane] else min(reserve, limit)
+            left -= counts[lane]
+        return tuple(counts)
 
     def note_lane(self, lane: int, asked: int, came: int) -> None:
         """What one lane's read brought."""

@@ -32,6 +32,7 @@ class Contact:
         self._clock = clock
         self._heard_at = clock()
         self._reconnect_at, self._pause_s = 0.0, FIRST_PAUSE_S
+        self._has_hung_up = False  # no loss: nothing is told of it unless Redis is away meanwhile
 
     def heard(self) -> None:
         """Redis answered."""
@@ -47,7 +48,8 @@ class Contact:
 
     def lose(self, error: BaseException) -> None:
         """The connection broke: hold what we have, try again later, never in a tight loop."""
-        if self.lost_since is None:
+        if self.lost_since is None or self._has_hung_up:
+            self._has_hung_up = False
             self.lost_since = self._clock()
             self._pause_s = FIRST_PAUSE_S
             log.warning("redis lost", error=str(error), retry_in_s=self._pause_s, leases=len(self._held))
@@ -62,6 +64,7 @@ class Contact:
         """
         if self._claimer.is_blocked and self.lost_since is None:
             self.lost_since = self._clock()
+            self._has_hung_up = True
             self._drop_wire()
             self._reconnect_at = 0.0
 
@@ -72,8 +75,9 @@ class Contact:
     def restored(self) -> None:
         """It is connected again, and Redis has been told what it must know."""
         self.heard()
-        log.info("redis is back", after_s=round(self._clock() - (self.lost_since or 0.0), 2))
-        self.lost_since = None
+        if not self._has_hung_up:
+            log.info("redis is back", after_s=round(self._clock() - (self.lost_since or 0.0), 2))
+        self.lost_since, self._has_hung_up = None, False
         self._claimer.claims.note_dry(is_dry=False)
 
     def _drop_wire(self) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from workers import exchange
 from workers.exchange import Measure, Ran, Run
 from workers.flight import Flight
+from workers.progress import Progress
 
 LOOK_S = 100e-6  # between two looks at the device while it computes and the slot is silent
 
@@ -22,19 +23,23 @@ def serve(
     *,
     board: Callable[[Run], Flight],
     answer: Callable[[Ran | Measure], None],
-    stamp: Callable[[], None],
+    progress: Progress,
 ) -> None:
-    """Answers until the slot closes its end. `answer` takes a Measure when nothing is under way."""
+    """Answers until the slot closes its end. `answer` takes a Measure when nothing is under way.
+
+    `progress` is told which batch this process works on, so that the right one is blamed when it dies of it.
+    """
     flying: Flight | None = None
     while True:
         if flying is None:
             message = exchange.read_for_engine(end)
             if message is None:
                 return
-            stamp()
             if isinstance(message, Measure):
+                progress.stamp()
                 answer(message)
                 continue
+            progress.turn_to(message.seq)
             flying = board(message)
             flying.prepare()
             flying.launch()
@@ -43,17 +48,19 @@ def serve(
             message = exchange.read_for_engine(end)
             if message is None:
                 return
-            stamp()
             if isinstance(message, Measure):
                 following = message
             else:
+                progress.turn_to(message.seq)
                 following = board(message)
                 following.prepare()
                 following.stage()
+        progress.turn_to(flying.number)
         flying.land()
         landed, flying = flying, None
         if isinstance(following, Flight) and not landed.has_failed:  # else the device has to be asked first, alone
             flying = following
+            progress.turn_to(flying.number)
             flying.launch()
         elif isinstance(following, Flight):
             following.unstage()
@@ -62,6 +69,7 @@ def serve(
             answer(following)
         elif following is not None and flying is None:
             flying = following
+            progress.turn_to(flying.number)
             flying.launch()
 
 

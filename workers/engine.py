@@ -175,11 +175,15 @@ def serve(
             os._exit(Exit.DEVICE_FAULT)  # nothing that runs in this context can be trusted, destructors included
 
     if forward.overlapping is not None:
-        conveyor.serve(end, board=forward.board, answer=answer, stamp=progress.stamp)
+        conveyor.serve(end, board=forward.board, answer=answer, progress=progress)
     else:
         while (message := exchange.read_for_engine(end)) is not None:
-            progress.stamp()
-            answer(forward.run(message) if isinstance(message, Run) else message)
+            if isinstance(message, Run):
+                progress.turn_to(message.seq)
+                answer(forward.run(message))
+            else:
+                progress.stamp()
+                answer(message)
     if forward.on_device is not None:
         forward.on_device.detach()
 

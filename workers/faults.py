@@ -6,7 +6,7 @@ import random
 
 import structlog
 
-from broker import codec
+from broker import outcome_codec
 from broker.claimed import Lease
 from broker.messages import Job, Status
 from broker.queue import Fate, Fault
@@ -36,7 +36,7 @@ def fault_of(job: Job, fate: Fate, *, reason: str, text: str, now_ms: float) -> 
     """A job's final failure with the outcome that tells it."""
     status = {"dead": Status.DEAD, "expired": Status.EXPIRED}.get(fate, Status.FAILED)
     total_ms = max(0.0, now_ms - job.submitted_ms)
-    outcome = codec.encode_failure(job, status, reason=reason, text=text, total_ms=total_ms)
+    outcome = outcome_codec.encode_failure(job, status, reason=reason, text=text, total_ms=total_ms)
     return Fault.of(job, fate, reason=reason, outcome=outcome)
 
 
@@ -44,5 +44,5 @@ def broken(lease: Lease) -> Fault:
     """The end of an entry that could not be decoded, or must not be: dead, with the reason."""
     note = {"reason": lease.reason, "error": lease.error}
     times = (0.0, 0.0, 0.0, 0.0)
-    outcome = codec.encode_outcome(lease.id, int(Status.DEAD), attempt=lease.attempt, timings=times, note=note)
+    outcome = outcome_codec.encode(lease.id, int(Status.DEAD), attempt=lease.attempt, timings=times, note=note)
     return Fault(lease.lane, lease.entry, lease.deliveries, lease.id, lease.ttl_s, "dead", 0, lease.reason, outcome)

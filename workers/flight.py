@@ -34,6 +34,11 @@ class Flight:
         self._failure: tuple[Finding, str] | None = None
 
     @property
+    def number(self) -> int:
+        """The slot's number of the batch."""
+        return self._message.seq
+
+    @property
     def has_failed(self) -> bool:
         return self._failure is not None
 

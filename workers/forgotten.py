@@ -6,44 +6,44 @@ XACK by that id would then end a job that never ran. So after each reconnect, wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from broker.queue import Ended, Fault
 
 
 class Forgotten:
-    """Remembers which job held an entry's id, so that a late outcome is told from that of the id's next job."""
+    """Remembers which job held a lease, so that a late outcome is told from that of the next job of its entry's id."""
 
     def __init__(self) -> None:
         self._ids: dict[bytes, str] = {}
         self._gone: set[tuple[bytes, str]] = set()
 
-    def took(self, entry: bytes, job_id: str) -> None:
-        self._ids[entry] = job_id
+    def took(self, lease: bytes, job_id: str) -> None:
+        self._ids[lease] = job_id
         if self._gone:
-            self._gone.discard((entry, job_id))
+            self._gone.discard((lease, job_id))
 
-    def is_held(self, entry: bytes, job_id: str) -> bool:
-        """Whether the entry in hand is this very job. Where it is not, the id has become another job's: ours is gone."""
-        held = self._ids.get(entry)
+    def is_held(self, lease: bytes, job_id: str) -> bool:
+        """Whether the lease in hand is this very job's. Where it is not, the id has become another job's: ours is gone."""
+        held = self._ids.get(lease)
         if held is not None and held != job_id:
-            self._gone.add((entry, held))
+            self._gone.add((lease, held))
         return held == job_id
 
-    def let_go(self, entry: bytes) -> None:
-        self._ids.pop(entry, None)
+    def let_go(self, lease: bytes) -> None:
+        self._ids.pop(lease, None)
 
-    def compare(self, held: Mapping[bytes, int], pending: Iterable[tuple[int, bytes]]) -> list[bytes]:
-        """Entries held (entry -> lane) that are not among those Redis calls ours (lane, entry); they are gone from now on."""
+    def compare(self, held: Iterable[bytes], pending: Iterable[bytes]) -> list[bytes]:
+        """Leases held that are not among those Redis calls ours; they are gone from now on."""
         ours = set(pending)
-        gone = [entry for entry, lane in held.items() if (lane, entry) not in ours]
-        self._gone.update((entry, self._ids[entry]) for entry in gone if entry in self._ids)
+        gone = [lease for lease in held if lease not in ours]
+        self._gone.update((lease, self._ids[lease]) for lease in gone if lease in self._ids)
         return gone
 
     def ended(self, ended: list[Ended]) -> list[Ended]:
         """Those that may be settled."""
-        return [one for one in ended if (one.job.entry, one.job.id) not in self._gone] if self._gone else ended
+        return [one for one in ended if (one.job.lease, one.job.id) not in self._gone] if self._gone else ended
 
     def faults(self, faults: list[Fault]) -> list[Fault]:
         """Those that may be told."""
-        return [one for one in faults if (one.entry, one.id) not in self._gone] if self._gone else faults
+        return [one for one in faults if (one.lease, one.id) not in self._gone] if self._gone else faults

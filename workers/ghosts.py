@@ -5,12 +5,13 @@ The answer to a claim may be lost on its way; a server may come back with a shor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
 import structlog
 
+from broker.lease import lane_and_entry, lease_of
 from broker.queue import Queue
 from workers.forgotten import Forgotten
 from workers.wire import Pair, Wire
@@ -19,7 +20,7 @@ log = structlog.get_logger()
 
 
 class Ghosts:
-    """`held`: entry -> lane of every lease in hand; `returning` gives those let go whose return is not answered yet.
+    """`held`: every lease in hand; `returning` gives those let go whose return is not answered yet.
     `is_refused` looks at error replies."""
 
     def __init__(
@@ -27,7 +28,7 @@ class Ghosts:
         *,
         queue: Queue,
         wire: Wire,
-        held: Mapping[bytes, int],
+        held: Collection[bytes],
         forgotten: Forgotten,
         every_s: float,
         returning: Callable[[], Collection[bytes]],
@@ -57,19 +58,20 @@ class Ghosts:
         if self._is_refused(reply):
             return
         returning = self._returning()  # perhaps with a mark, which must not be lost to us
-        ghosts = [(lane, entry) for entry, *_ in reply if entry not in self._held and entry not in returning]
+        leases = [lease_of(lane, entry) for entry, *_ in reply]
+        ghosts = [lane_and_entry(one) for one in leases if one not in self._held and one not in returning]
         if ghosts:
             log.warning("leases we never saw", count=len(ghosts), next="they are given back unharmed")
             self._wire.send((self._queue.give_back(ghosts, marks=0), self._is_refused))
 
     def gone(self) -> list[bytes]:
-        """Entries in hand that Redis does not call ours any more; waits for its answer. Begins with a write, so that a server
+        """Leases in hand that Redis does not call ours any more; waits for its answer. Begins with a write, so that a server
         which takes none (a replica, a full disk) counts as away still and is not asked again and again."""
         _, *replies = self._wire.link.call_all(self._queue.own_leases(len(self._held)))
-        pending: list[tuple[int, bytes]] = []
+        pending: list[bytes] = []
         for lane, reply in enumerate(replies):
             if not self._is_refused(reply):
-                pending += [(lane, entry) for entry, *_ in reply]
+                pending += [lease_of(lane, entry) for entry, *_ in reply]
         gone = self._forgotten.compare(self._held, pending)
         if gone:
             log.warning("redis forgot leases", count=len(gone), next="what was claimed under them is not settled by us")

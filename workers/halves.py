@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from workers.batcher import Batch, Piece
+from workers.batch import Batch, Piece
 
 Bucket = Callable[[int], int]
 
@@ -36,9 +36,9 @@ def by_rows(batch: Batch, most: int, bucket: Bucket) -> list[Batch]:
     return [*parts, _of(pieces, batch, bucket)] if pieces else parts
 
 
-def without(batch: Batch, entry: bytes, bucket: Bucket) -> Batch | None:
+def without(batch: Batch, lease: bytes, bucket: Bucket) -> Batch | None:
     """The batch without one job; itself where that is not in it, None where nothing else is."""
-    kept = [piece for piece in batch.pieces if piece.job.entry != entry]
+    kept = [piece for piece in batch.pieces if piece.job.lease != lease]
     if len(kept) == len(batch.pieces):
         return batch
     return _of(kept, batch, bucket) if kept else None

@@ -14,12 +14,14 @@ from typing import Any
 import structlog
 
 from broker import bodies_sweep
+from broker.bodies import is_name
 from broker.bodies_store import BodyStore
 from broker.connection import LOST, Command, Link
 from broker.errors import StoreError
 
 TICK_S = 1.0
 SWEEP_EVERY_S = 60.0
+MOST_FAILURES = 3  # of one tick: more say that the store is away
 
 log = structlog.get_logger()
 
@@ -38,6 +40,7 @@ class Keeper(threading.Thread):
         self._over = threading.Event()
         self._next_sweep = 0.0
         self._is_failing = False
+        self._is_told = False
 
     def run(self) -> None:
         while not self._over.wait(TICK_S):
@@ -65,19 +68,45 @@ class Keeper(threading.Thread):
         """Removes what is due; now and then looks for what nobody queued or ended. Raises one of LOST, StoreError."""
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY_S
+            if not self._is_told:  # refused at maxmemory: next time
+                (told,) = self._link.run_all([bodies_sweep.seen(self._model, self._store.token, self._store.location)])
+                self._is_told = not isinstance(told, Exception)
             freed = self._call(bodies_sweep.orphans(self._model, self._store.token))
             if freed > 0:
                 log.warning(
                     "bodies swept", model=self._model, count=freed, next="they had no job any more; room is free"
                 )
         while not self._over.is_set():
-            due = [
-                name.decode() for name in self._call(bodies_sweep.due(self._model, self._store.token, self._now_ms()))
-            ]
+            now_ms = self._now_ms()
+            due = self._call(bodies_sweep.due(self._model, self._store.token, now_ms))
             if not due:
                 return
-            self._store.remove(due)
-            self._call(bodies_sweep.removed(self._model, self._store.token, due))
+            self._remove(due, now_ms)
+
+    def _remove(self, due: list[bytes], now_ms: int) -> None:
+        """Removes bodies one by one, so that one that cannot be removed now holds up no other; then raises its StoreError.
+
+        Whoever submits may write these names: one that is no job's is never looked for, and its note goes.
+        """
+        gone: list[bytes] = []
+        stuck: list[bytes] = []
+        errors: list[StoreError] = []
+        for raw in due:
+            if is_name(name := raw.decode(errors="replace")):
+                try:
+                    self._store.remove([name])
+                except StoreError as error:
+                    stuck.append(raw)
+                    errors.append(error)
+                    if len(errors) == MOST_FAILURES:
+                        break
+                    continue
+            gone.append(raw)
+        if gone:
+            self._call(bodies_sweep.removed(self._model, self._store.token, gone))
+        if stuck:
+            self._call(bodies_sweep.postponed(self._model, self._store.token, stuck, now_ms))
+            raise errors[0]
 
     def _now_ms(self) -> int:
         seconds, micros = self._link.call("TIME")

@@ -14,14 +14,14 @@ class Kept:
 
     def __init__(self, timetable: Timetable, now: float) -> None:
         self._timetable = timetable
-        self._due_at = now + FIRST_S
+        self.due_at = now + FIRST_S
         self._notes = 0
 
     def due(self, now: float, *, is_over: bool = False) -> list[Learned]:
         """What to write now; nothing before it is time, or when there is little new."""
-        if now < self._due_at and not is_over:
+        if now < self.due_at and not is_over:
             return []
-        self._due_at = now + EVERY_S
+        self.due_at = now + EVERY_S
         if self._timetable.notes - self._notes < FEW:
             return []
         self._notes = self._timetable.notes

@@ -3,14 +3,14 @@
 One wire, several commands under way. Nothing is repeated that could count twice in Redis: a settle sent again is answered
 0 by XACK, a claim whose answer was lost shows up as a ghost and is returned unharmed.
 
-Not here: how many from which lane (claimer), the state of the connection (contact), who holds what (ghosts).
+Not here: how many from which lane (claimer), the state of the connection (contact), who holds what (ghosts), what is being
+ended (settling).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import structlog
@@ -29,6 +29,7 @@ from workers.ghosts import Ghosts
 from workers.owed import Owed
 from workers.pacing import Look
 from workers.redis_clock import RedisClock
+from workers.settling import Settling
 from workers.wire import Handler, Pair, Wire
 
 log = structlog.get_logger()
@@ -51,16 +52,17 @@ class Leases:
     ) -> None:
         """`restore` publishes groups and spec again after Redis forgot them."""
         self.wire = wire
-        self.claimed_ms: dict[bytes, float] = {}  # entry -> Redis time of its claim
+        self.claimed_ms: dict[bytes, float] = {}  # lease -> Redis time of its claim
         self.forgotten = Forgotten()
         self.is_leaving = False  # jobs that still arrive are returned at once
         self._queue = queue
         self._board = board
         self._take_jobs = take
         self._restore = restore
-        self._on_settled = on_settled
-        self._settling: dict[int, tuple[list[Ended], list[Fault]]] = {}  # sent, not answered
-        self._sends = 0
+        self._settling = Settling(
+            queue=queue, board=board, forgotten=self.forgotten, let_go=self._let_go, is_refused=self._is_refused,
+            on_settled=on_settled,
+        )  # fmt: skip
         self._owed = Owed()
         # Held jobs that one more mark ends: one at a time, so that none dies for another.
         self._worn: set[bytes] = set()
@@ -68,7 +70,12 @@ class Leases:
         self._time = RedisClock(clock)
         self.redis_ms = self._time.ms  # Redis' time now, from its last answer and the monotonic clock
         self.claimer = Claimer(
-            queue=queue, take=self._take, give_back=self.give_back, set_time=self._time.hear, is_refused=self._is_refused, clock=clock
+            queue=queue,
+            take=self._take,
+            give_back=self.give_back,
+            set_time=self._time.hear,
+            is_refused=self._is_refused,
+            clock=clock,
         )
         self._contact = Contact(wire=wire, claimer=self.claimer, held=board.held, clock=clock)
         self.hang_up, self.until_reconnect_s = self._contact.hang_up, self._contact.until_reconnect_s
@@ -85,7 +92,9 @@ class Leases:
     @property
     def is_quiet(self) -> bool:
         """Whether Redis knows everything it must."""
-        return not (self._settling or self._faults or len(self._owed) or len(self.wire)) and self.lost_since is None
+        return (
+            not (len(self._settling) or self._faults or len(self._owed) or len(self.wire)) and self.lost_since is None
+        )
 
     # --- one round trip -----------------------------------------------------------------------
 
@@ -107,7 +116,7 @@ class Leases:
             faults = self.forgotten.faults(faults + self._faults)
             if ended or faults:
                 self._faults = []
-                pairs += self._settle_pairs(ended, faults)
+                pairs += self._settling.pairs(ended, faults)
             if self._ghosts.is_due() and not len(self.wire):
                 pairs += self._ghosts.pairs()  # before the claim, so that what it brings is no ghost
             if room_rows > 0 and not self.claimer.is_claiming and not self.is_leaving:
@@ -143,11 +152,11 @@ class Leases:
     def give_back(self, jobs: list[Job], *, marks: int) -> None:
         """Returns leases."""
         for job in jobs:
-            self._let_go(job.entry)
+            self._let_go(job.lease)
         if not jobs:
             return
         command = self._queue.give_back([(job.lane, job.entry) for job in jobs], marks=marks)
-        self._tell(self._owed.add(command, self._is_refused, frozenset(job.entry for job in jobs)))
+        self._tell(self._owed.add(command, self._is_refused, frozenset(job.lease for job in jobs)))
 
     def tell(self, command: Command) -> None:
         """Sends what may be repeated, and after a loss again until it is answered; nobody reads the answer."""
@@ -170,11 +179,11 @@ class Leases:
         self._faults += [broken(lease) for lease in claimed.broken]
         fresh, later = [], []
         for job in claimed.jobs:
-            if job.entry in self._board.held and self.forgotten.is_held(job.entry, job.id):
+            if job.lease in self._board.held and self.forgotten.is_held(job.lease, job.id):
                 continue  # lost by a sweep and claimed again, by us: the copy in hand goes on
-            self._board.held[job.entry] = job.lane
-            self.forgotten.took(job.entry, job.id)
-            self.claimed_ms[job.entry] = now_ms
+            self._board.held.add(job.lease)
+            self.forgotten.took(job.lease, job.id)
+            self.claimed_ms[job.lease] = now_ms
             if 0 < job.deadline_ms <= now_ms:
                 text = f"the deadline passed {now_ms - job.deadline_ms:.0f} ms ago, before the forward began"
                 self._faults.append(fault_of(job, "expired", reason="deadline", text=text, now_ms=now_ms))
@@ -183,7 +192,7 @@ class Leases:
             else:
                 fresh.append(job)
                 if job.deliveries == MOST_MARKS:
-                    self._worn.add(job.entry)
+                    self._worn.add(job.lease)
         self.give_back(later, marks=0)
         if not fresh:
             return
@@ -195,31 +204,11 @@ class Leases:
 
     # --- ending -------------------------------------------------------------------------------
 
-    def _settle_pairs(self, ended: list[Ended], faults: list[Fault]) -> list[Pair]:
-        """The commands that end jobs; they stay known until answered, to be sent again after a loss."""
-        self._sends += 1
-        self._settling[self._sends] = (ended, faults)
-        pairs: list[Pair] = [(command, self._is_refused) for command in self._queue.settles(ended)]
-        if faults:
-            pairs.append((self._queue.fail(faults), self._is_refused))
-        pairs[-1] = (pairs[-1][0], partial(self._settled, self._sends))
-        return pairs
-
-    def _settled(self, number: int, reply: Any) -> None:
-        self._is_refused(reply)
-        ended, faults = self._settling.pop(number)
-        for one in ended:
-            self._let_go(one.job.entry)
-        for fault in faults:
-            self._let_go(fault.entry)
-        self._board.jobs += len(ended) + len(faults)
-        self._on_settled()  # faults too: what many jobs did to themselves is no reason to keep the model waiting
-
-    def _let_go(self, entry: bytes) -> None:
-        self._board.held.pop(entry, None)
-        self.forgotten.let_go(entry)
-        self.claimed_ms.pop(entry, None)
-        self._worn.discard(entry)
+    def _let_go(self, lease: bytes) -> None:
+        self._board.held.discard(lease)
+        self.forgotten.let_go(lease)
+        self.claimed_ms.pop(lease, None)
+        self._worn.discard(lease)
 
     def _is_refused(self, reply: Any) -> bool:
         """Whether Redis answered with an error: forgotten groups are made again, any other ends the process."""
@@ -240,16 +229,9 @@ class Leases:
         try:
             self.wire.link.connect()
             self._restore()  # a server that came back empty, or another one, knows neither groups nor spec
-            for entry in self._ghosts.gone():
-                self._let_go(entry)
-            pairs = self._owed.pairs()
-            for number, (ended, faults) in list(self._settling.items()):
-                left = self.forgotten.ended(ended), self.forgotten.faults(faults)
-                if any(left):
-                    del self._settling[number]
-                    pairs += self._settle_pairs(*left)
-                else:  # all of it had arrived, or was forgotten
-                    self._settled(number, 0)
+            for lease in self._ghosts.gone():
+                self._let_go(lease)
+            pairs = [*self._owed.pairs(), *self._settling.again()]
             self.wire.send(*pairs, *self._ghosts.pairs())
         except (*LOST, RedisUnavailable) as error:
             self._contact.lose(error)

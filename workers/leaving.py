@@ -30,6 +30,7 @@ from workers.runner import Runner
 
 log = structlog.get_logger()
 
+CONSIDER_EVERY_S = 0.05  # how often a slot looks whether it is due, but for its job limit
 ASK_AGAIN_S = 0.2  # how often a slot that must retire asks for its place
 LAST_WORDS_S = 5.0
 NEVER = float("inf")
@@ -68,7 +69,7 @@ class Leaving:
         self._clock = clock
         self._leave_by = NEVER
         self._last_words_s = LAST_WORDS_S
-        self._next_ask = 0.0
+        self._consider_at = self._next_ask = 0.0
         self._due_since = NEVER
         self._overlap: Overlap | None = None
         if retirement.limits.overlap:
@@ -91,9 +92,12 @@ class Leaving:
 
     def consider(self, now: float) -> None:
         """Asks to retire, once that is due: with a spare, or with a place among those that retire."""
-        if self.verdict is not None:
+        jobs, retirement = self._board.jobs, self._retirement
+        is_spent = retirement.max_jobs and jobs >= retirement.max_jobs
+        if self.verdict is not None or (now < self._consider_at and not is_spent):
             return
-        verdict = self._retirement.due(self._board.jobs, now)
+        self._consider_at = now + CONSIDER_EVERY_S
+        verdict = retirement.due(jobs, now)
         if self._retirement.is_too_fast and not self._board.reason:
             self._board.reason = "retiring too fast: a limit is reached before the minimum life; see `penstock doctor`"
             log.warning("retiring too fast", jobs=self._board.jobs, next="the slot goes on until its minimum life")
@@ -133,7 +137,7 @@ class Leaving:
         self._hurry()
         log.info("slot draining", why=verdict.exit.reason, detail=verdict.detail)
         ahead = self._batcher.clear() + self._bodies.clear()
-        self._runner.forget({job.entry for job in ahead})
+        self._runner.forget({job.lease for job in ahead})
         self._leases.give_back(ahead, marks=0)
 
     def is_over(self, now: float) -> bool:
@@ -169,10 +173,10 @@ class Leaving:
         self._board.is_ready = False
         leases, runner = self._leases, self._runner
         leases.is_leaving = True
-        blamed = {job.entry for job in runner.blamed()} if runner.death is not None else set()
-        unrun = [job for entry, job in runner.jobs().items() if entry not in blamed]
-        unrun += [job for job in self._batcher.clear() + self._bodies.clear() if job.entry not in blamed]
-        leases.give_back(list({job.entry: job for job in unrun}.values()), marks=0)
+        blamed = {job.lease for job in runner.blamed()} if runner.death is not None else set()
+        unrun = [job for lease, job in runner.jobs().items() if lease not in blamed]
+        unrun += [job for job in self._batcher.clear() + self._bodies.clear() if job.lease not in blamed]
+        leases.give_back(list({job.lease: job for job in unrun}.values()), marks=0)
         began = self._clock()
         while self._clock() < began + self._last_words_s:
             if leases.talk(runner.ended, runner.faults, room_rows=0, is_busy=True, block_ms=0):

@@ -47,7 +47,7 @@ class Life:
     """One incarnation: holds its parts until its end."""
 
     def __init__(self, settings: Settings, number: int, *, is_inline: bool = False, owns_process: bool = False) -> None:
-        """`owns_process`: a loop that hangs ends the process, which is not done to a test's."""
+        """`owns_process`: a loop that hangs ends the process, and its heap is frozen; neither is done to a test's."""
         self.owns_process = owns_process
         self.settings = settings
         self.number = number
@@ -98,7 +98,8 @@ class Life:
             slot.leave()
 
     def live(self) -> Exit:
-        """From the lock to the exit code. Raises ConfigError, RedisUnavailable, Stopped; the note says how it ended even so."""
+        """From the lock to the exit code. Raises ConfigError (of its own files), RedisUnavailable, Stopped; the note says how it
+        ended even so."""
         self.incarnation = Incarnation(self.settings.var, self.number)
         try:
             return self._hold()
@@ -157,8 +158,8 @@ class Life:
             verdict = Verdict(Exit.LOAD_FAILED, str(error))
         except EngineDied as error:
             verdict = Verdict(Exit.LOAD_FAILED, f"{error} while it loaded the model")
-        except ConfigError:
-            raise
+        except ConfigError as error:
+            verdict = Verdict(Exit.MISCONFIGURED, str(error))
         except NoPermissionError as error:
             verdict = Verdict(Exit.MISCONFIGURED, str(refused(self._url, error)))
         except Exception as error:  # the process edge: a slot must not stay up without its loop
@@ -217,7 +218,7 @@ class Life:
             self._tell(slot)
         log.info("slot ready", slot=self.name, model=model, version=version, device=ready.device,
                  load_s=round(ready.load_s, 2))  # fmt: skip
-        if not self.is_inline:
+        if self.owns_process and not self.is_inline:
             gc.freeze()  # what lives until the end is not walked again: a full collection is ten batches late
         return slot.run()
 

@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from broker import codec
+from broker import codec, outcome_codec
 from broker.messages import Job, Status
 from broker.queue import Ended, Fault
 from broker.spec import ModelSpec
 from workers.about import cut
-from workers.batcher import Batch, Piece
+from workers.batch import Batch, Piece
 from workers.exchange import Note, Ran
 from workers.faults import fault_by
 from workers.slabs import Place, Slab, layout
@@ -55,24 +55,24 @@ class Outcomes:
         self._layouts: dict[Any, tuple[Place, ...]] = {}
 
     def of(self, batch: Batch, ran: Ran, slab: Slab, clocked: Clocked, claimed_ms: Mapping[bytes, float]) -> Results:
-        """`claimed_ms`: entry -> Redis time of its claim."""
+        """`claimed_ms`: lease -> Redis time of its claim."""
         is_plain = ran.value_lengths is None and not ran.notes and not self._varying and len(ran.columns) == 1
         if is_plain and len(batch.pieces) == batch.rows and not self._parts:
             return Results(self._plain(batch, ran, slab, clocked, claimed_ms), [])
         return self._general(batch, ran, slab, clocked, claimed_ms)
 
-    def took(self, entries: Iterable[bytes]) -> None:
+    def took(self, jobs: Iterable[Job]) -> None:
         """Jobs were claimed; one that was dropped before is run anew."""
         if self._forgotten or self._parts:
-            for entry in entries:
-                self._forgotten.pop(entry, None)
-                self._parts.pop(entry, None)
+            for job in jobs:
+                self._forgotten.pop(job.lease, None)
+                self._parts.pop(job.lease, None)
 
-    def forget(self, entries: set[bytes]) -> None:
+    def forget(self, leases: set[bytes]) -> None:
         """Drops the finished parts of jobs that failed or were returned, and ignores those still to come."""
-        for entry in entries:
-            self._parts.pop(entry, None)
-            self._forgotten[entry] = None
+        for lease in leases:
+            self._parts.pop(lease, None)
+            self._forgotten[lease] = None
         while len(self._forgotten) > FORGOTTEN_CAP:
             del self._forgotten[next(iter(self._forgotten))]
 
@@ -84,20 +84,20 @@ class Outcomes:
         one_row = self._descriptor(ran.columns, 1)
         region = slab.output
         width = self._layout(ran, batch.bucket)[0].row_bytes
-        pack, join, forward_ms = codec.OUTCOME_HEAD.pack, b"".join, ran.forward_ms
+        pack, join, forward_ms = outcome_codec.HEAD.pack, b"".join, ran.forward_ms
         dispatched, ended_ms, length = clocked.dispatched_ms, clocked.ended_ms, len(one_row)
         ended = []
         at = 0
         for piece in batch.pieces:
             job = piece.job
-            claimed = claimed_ms.get(job.entry)
+            claimed = claimed_ms.get(job.lease)
             if job.rows > 1 or claimed is None:  # the last row of a job that was split, or a lease let go meanwhile
                 return self._general(batch, ran, slab, clocked, claimed_ms).ended
             raw_id = job.id.encode()
             submitted = job.submitted_ms
             status = _DONE_ONE_ROW if job.is_one_row else _DONE
             head = pack(
-                codec.FORMAT, status, job.attempt, len(raw_id), claimed - submitted, dispatched - claimed, forward_ms,
+                outcome_codec.FORMAT, status, job.attempt, len(raw_id), claimed - submitted, dispatched - claimed, forward_ms,
                 ended_ms - submitted, length, 0,
             )  # fmt: skip
             ended.append(Ended(job, join((head, raw_id, one_row, region[at : at + width]))))
@@ -134,17 +134,17 @@ class Outcomes:
             row += rows
             part = _Part(piece, columns, data, said, ran.forward_ms)
             job = piece.job
-            claimed = claimed_ms.get(job.entry)
-            if claimed is None or job.entry in self._forgotten:
+            claimed = claimed_ms.get(job.lease)
+            if claimed is None or job.lease in self._forgotten:
                 continue  # returned or failed meanwhile: its end is not ours to tell
             if rows == job.rows:
                 parts = [part]
             else:
-                parts = self._parts.setdefault(job.entry, [])
+                parts = self._parts.setdefault(job.lease, [])
                 parts.append(part)
                 if sum(one.piece.stop - one.piece.start for one in parts) < job.rows:
                     continue
-                del self._parts[job.entry]
+                del self._parts[job.lease]
                 parts.sort(key=lambda one: one.piece.start)  # halves of a failed batch end after what followed them
             times = (
                 claimed - job.submitted_ms,
@@ -181,10 +181,10 @@ class Outcomes:
         if columns:
             data = b"".join(part.data[number] for number in range(len(columns)) for part in parts)
         else:
-            status |= codec.OUTCOME_VALUE
+            status |= outcome_codec.VALUE
             values = [msgspec.Raw(raw or b"\xc0") for part in parts for raw in part.data]
             data = bytes(values[0]) if job.is_one_row else msgspec.msgpack.encode(values)
-        outcome = codec.encode_outcome(
+        outcome = outcome_codec.encode(
             job.id, status, attempt=job.attempt, timings=times, descriptor=self._descriptor(columns, job.rows),
             note=about, data=data,
         )  # fmt: skip
@@ -230,12 +230,12 @@ class Outcomes:
             if len(self._descriptors) > 1024:
                 self._descriptors.clear()
             packed = codec.pack_columns(list(columns)) if columns else b""
-            known = self._descriptors[key] = codec.pack_outcome_descriptor(self._version, rows, packed)
+            known = self._descriptors[key] = outcome_codec.pack_descriptor(self._version, rows, packed)
         return known
 
 
 _DONE = int(Status.DONE)
-_DONE_ONE_ROW = _DONE | codec.OUTCOME_ONE_ROW
+_DONE_ONE_ROW = _DONE | outcome_codec.ONE_ROW
 
 
 class _Part(msgspec.Struct, frozen=True):

@@ -22,10 +22,10 @@ class Owed:
     def __len__(self) -> int:
         return len(self._commands)
 
-    def add(self, command: Command, handler: Handler, entries: frozenset[bytes] = frozenset()) -> Pair:
-        """What to send now; `entries` are leases that go back by it."""
+    def add(self, command: Command, handler: Handler, leases: frozenset[bytes] = frozenset()) -> Pair:
+        """What to send now; `leases` go back by it."""
         self._number += 1
-        self._commands[self._number] = command, handler, entries
+        self._commands[self._number] = command, handler, leases
         return command, partial(self._heard, self._number)
 
     def pairs(self) -> list[Pair]:
@@ -33,8 +33,8 @@ class Owed:
         return [(command, partial(self._heard, number)) for number, (command, _, _) in self._commands.items()]
 
     def returning(self) -> set[bytes]:
-        """Entries that are on their way back: Redis may call them ours still."""
-        return {entry for _, _, entries in self._commands.values() for entry in entries}
+        """Leases that are on their way back: Redis may call them ours still."""
+        return {lease for _, _, leases in self._commands.values() for lease in leases}
 
     def _heard(self, number: int, reply: Any) -> None:
         _, handler, _ = self._commands.pop(number)

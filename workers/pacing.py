@@ -12,7 +12,8 @@ import msgspec
 
 from broker.messages import LANES, Job
 from broker.timetable import Dims
-from workers.batcher import Batch, Batcher
+from workers.batch import Batch
+from workers.batcher import Batcher
 from workers.waiting import Waiting
 
 QUICK_MS = 2.0  # two such batches in hand delay nobody by much
@@ -37,11 +38,13 @@ class Pacing:
         self._waiting = Waiting(max_wait_ms)
         self._read_ahead_max_ms = read_ahead_max_ms
         self._rows = self._low_rows = batcher.max_rows  # of the batches to come, as far as is known; of low ones
-        self._is_running = False
+        self.is_running = False  # as far as was told: what began may have ended
         self._ends_at = 0.0  # when the engine will have done what it has
         self._lead_s = 0.0
         self._batch_ms = 0.0
         self._saved_ms = 0.0  # what one forward more than needed costs
+        self._known: dict[tuple[Dims, int], tuple[float, float, int, int]] = {}
+        self._known_under = -1
         self._has_looked = self._has_read = False
         self._is_stale = False  # jobs in hand were claimed while the engine worked
 
@@ -59,20 +62,17 @@ class Pacing:
 
     def began(self, batch: Batch, now: float) -> None:
         """A batch goes to the engine, which may have another one still."""
-        allowance = self._batcher.allowance
-        ms = self._batch_ms = allowance.typical_ms(batch.dims, batch.bucket)
-        self._rows = self._of_a_batch(batch.dims, HIGH)
-        self._low_rows = self._of_a_batch(batch.dims, LOW)
-        self._saved_ms = allowance.saved_ms(batch.dims, batch.rows)
-        self._ends_at = max(now, self._ends_at if self._is_running else 0.0) + ms / 1e3
+        ms, self._saved_ms, self._rows, self._low_rows = self._prospect(batch)
+        self._batch_ms = ms
+        self._ends_at = max(now, self._ends_at if self.is_running else 0.0) + ms / 1e3
         self._lead_s = max(LEAD_MS, LEAD_SHARE * ms) / 1e3
-        self._is_running = True
+        self.is_running = True
         self._has_read = self._has_looked = False
 
     def freed(self, now_ms: float) -> None:
         """The engine has nothing left; may be said again while it waits."""
-        if self._is_running:
-            self._is_running = False
+        if self.is_running:
+            self.is_running = False
             self._is_stale = self._batcher.rows > 0
             self._waiting.freed(now_ms, self._saved_ms)
 
@@ -84,6 +84,21 @@ class Pacing:
         """The look was sent, or could not be."""
         self.look = None
         self._has_looked = True
+
+    def _prospect(self, batch: Batch) -> tuple[float, float, int, int]:
+        """How long it takes, what one row more in it would save, the rows of the batches to come and of low ones. Remembered until
+        T is looked at again, since batches repeat."""
+        allowance = self._batcher.allowance
+        if self._known_under != allowance.edition:
+            self._known_under = allowance.edition
+            self._known.clear()
+        key = (batch.dims, batch.rows)
+        known = self._known.get(key)
+        if known is None:
+            ms, saved_ms = allowance.typical_ms(batch.dims, batch.bucket), allowance.saved_ms(batch.dims, batch.rows)
+            rows = self._of_a_batch(batch.dims, HIGH), self._of_a_batch(batch.dims, LOW)
+            known = self._known[key] = (ms, saved_ms, *rows)
+        return known
 
     def _of_a_batch(self, dims: Dims, lane: int) -> int:
         """Rows to have in hand for one batch: as many as it will have, unless such batches are over at once."""
@@ -110,7 +125,7 @@ class Pacing:
 
     def patience_ms(self, now_ms: float) -> float:
         """How much longer jobs in hand wait for company while the engine is free."""
-        if self._is_running or not self._waiting.is_open:
+        if self.is_running or not self._waiting.is_open:
             return 0.0
         coming = self._batcher.coming()
         if coming is None or coming.is_full:
@@ -124,23 +139,23 @@ class Pacing:
 
     def batch_rows(self) -> int:
         """Rows to ask for at once when there is nothing in hand: a batch, so that a burst is not split over idle slots."""
-        return self._rows
+        return self._batcher.max_rows if self._batcher.is_full_due else self._rows
 
     def room_rows(self, running: int, forward_ms: float) -> int:
         """Rows that may still be claimed: a slot holds two batches at most, and one if batches are very slow."""
         batches = 1 if forward_ms > self._read_ahead_max_ms else IN_HAND
-        return batches * self._rows - self._batcher.rows - running
+        return batches * self.batch_rows() - self._batcher.rows - running
 
     def may_ask(self, now: float, *, has_backlog: bool) -> bool:
         """Whether it is time to read ahead while the engine works."""
-        if self._batch_ms < LONG_MS or not self._is_running:
+        if self._batch_ms < LONG_MS or not self.is_running:
             return True
         return now >= self._ends_at - self._lead_s and (has_backlog or not self._has_read)
 
     def must_ask(self, now: float) -> bool:
         """Whether to read ahead though the last read found nothing left: time has passed since."""
         return (
-            self._is_running
+            self.is_running
             and self._batch_ms >= LONG_MS
             and not self._has_read
             and self.may_ask(now, has_backlog=False)
@@ -149,5 +164,5 @@ class Pacing:
     def due_ms(self, now: float) -> float:
         """How long until it is time to read ahead; endless when it is, or was."""
         left_ms = (self._ends_at - self._lead_s - now) * 1e3
-        is_coming = self._is_running and self._batch_ms >= LONG_MS and not self._has_read and left_ms > 0
+        is_coming = self.is_running and self._batch_ms >= LONG_MS and not self._has_read and left_ms > 0
         return left_ms if is_coming else float("inf")

@@ -11,7 +11,7 @@ import mmap
 import os
 import time
 
-COUNT, AT_NS = 0, 1  # cells of 8 bytes, each stored whole: a reader sees the old or the new value
+COUNT, AT_NS, NUMBER = 0, 1, 2  # cells of 8 bytes, each stored whole: a reader sees the old or the new value
 
 
 class Progress:
@@ -27,6 +27,16 @@ class Progress:
         """The engine ended a phase."""
         self._cells[COUNT] += 1
         self._cells[AT_NS] = time.monotonic_ns()
+
+    def turn_to(self, number: int) -> None:
+        """The engine works on the batch of that number from now on."""
+        self._cells[NUMBER] = number
+        self.stamp()
+
+    @property
+    def number(self) -> int:
+        """Of the batch it worked on last; 0 before the first."""
+        return self._cells[NUMBER]
 
     @property
     def count(self) -> int:

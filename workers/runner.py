@@ -15,7 +15,7 @@ import structlog
 
 from broker.messages import Job
 from broker.queue import Ended, Fault
-from workers.batcher import Batch
+from workers.batch import Batch
 from workers.blame import Blame
 from workers.caps import Caps, Change
 from workers.engine_client import SLABS, Engine, EngineDied
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 
 class Runner:
-    """One engine and what it works on. `redis_ms` gives Redis' time now, `claimed_ms` when each entry was claimed."""
+    """One engine and what it works on. `redis_ms` gives Redis' time now, `claimed_ms` when each lease was claimed."""
 
     def __init__(
         self,
@@ -88,14 +88,19 @@ class Runner:
     @property
     def rows(self) -> int:
         """Rows handed over and not answered yet."""
-        return sum(batch.rows for batch in self._halves) + sum(batch.rows for batch in self._sent)
+        rows = 0
+        for batch in self._sent:
+            rows += batch.rows
+        for batch in self._halves:
+            rows += batch.rows
+        return rows
 
     def fileno(self) -> int:
         return self._engine.fileno()
 
     def jobs(self) -> dict[bytes, Job]:
-        """Jobs under way, by entry."""
-        return {piece.job.entry: piece.job for batch in (*self._halves, *self._sent) for piece in batch.pieces}
+        """Jobs under way, by lease."""
+        return {piece.job.lease: piece.job for batch in (*self._halves, *self._sent) for piece in batch.pieces}
 
     # --- working ------------------------------------------------------------------------------
 
@@ -167,13 +172,9 @@ class Runner:
             survives = "" if self._engine.kill() else " and survives SIGKILL: the driver holds it"
             self._bury(EngineDied(f"the engine was silent for {hang_s:.0f} s{survives}"))
 
-    def took(self, jobs: list[Job]) -> None:
-        """Jobs were claimed, some perhaps once more."""
-        self._outcomes.took(job.entry for job in jobs)
-
-    def forget(self, entries: set[bytes]) -> None:
+    def forget(self, leases: set[bytes]) -> None:
         """Drops finished parts of jobs whose rest will not run here."""
-        self._outcomes.forget(entries)
+        self._outcomes.forget(leases)
 
     def _dispatch(self, pack: Callable[[], Batch | None]) -> None:
         if not self.is_idle or self.death is not None:
@@ -223,14 +224,11 @@ class Runner:
         """The device is broken or full: nothing more is asked of this engine, whether it ends by itself or not."""
         self._halves += self._sent  # what was sent ahead never ran
         self._sent.clear()
+        (self._sent if is_blamed else self._halves).append(batch)
         if self._blame is not None:
             self._blame.clear()
-        if is_blamed:
-            self._sent.append(batch)
-            if self._blame is not None:  # for the next life, should Redis not hear of the marks now
+            if is_blamed:  # for the next life, should Redis not hear of the marks now
                 self._blame.note(ran.seq, [piece.job for piece in batch.pieces])
-        else:
-            self._halves.append(batch)
         self.has_failed_device = True
         self._engine.kill()
         is_full = ran.reason == POLICIES[Kind.DEVICE_FULL].reason
@@ -243,5 +241,9 @@ class Runner:
         self._is_measuring = False
 
     def blamed(self) -> list[Job]:
-        """Jobs of the batch in the engine when it died; one sent ahead had not begun."""
-        return [piece.job for piece in self._sent[0].pieces] if self._sent else []
+        """Jobs of the batch the engine worked on when it died; the one sent ahead, where it prepares that while the other computes."""
+        if not self._sent:
+            return []
+        at = self._engine.progress.number - (self._seq - len(self._sent) + 1)
+        batch = self._sent[at] if 0 <= at < len(self._sent) else self._sent[0]
+        return [piece.job for piece in batch.pieces]

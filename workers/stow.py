@@ -11,7 +11,7 @@ import numpy as np
 
 from broker.codec import ITEM_BYTES
 from broker.spec import ModelSpec
-from workers.batcher import Batch
+from workers.batch import Batch
 from workers.columns import Columns, input_columns
 from workers.exchange import Run
 from workers.slabs import Place, Slab, layout

@@ -11,7 +11,7 @@ import structlog
 
 from broker.queue import Fault
 from workers import halves
-from workers.batcher import Batch
+from workers.batch import Batch
 from workers.caps import Caps
 from workers.exchange import Ran
 from workers.failures import Action
@@ -63,8 +63,8 @@ class Triage:
     def _fail(self, batch: Batch, ran: Ran) -> Fault:
         """One job at fault: all its rows go, those that wait too. Others that share a part with it stay."""
         job = batch.pieces[0].job
-        self._outcomes.forget({job.entry})
-        self._drop({job.entry})
-        kept = (halves.without(part, job.entry, self._bucket) for part in self.parts)
+        self._outcomes.forget({job.lease})
+        self._drop({job.lease})
+        kept = (halves.without(part, job.lease, self._bucket) for part in self.parts)
         self.parts[:] = [part for part in kept if part is not None]
         return fault_by(job, ran.reason, ran.error, now_ms=self._redis_ms())

@@ -40,6 +40,8 @@ class Waiting:
         if self._before.length_ms:
             self.expected += FORGETS * (self._before.came - self.expected)
         length_ms = min(self._max_wait_ms, WINDOW_SHARE * saved_ms) if saved_ms >= LEAST_SAVED_MS else 0.0
+        if not length_ms and not self.is_open:
+            return  # quick forwards: nothing is counted
         self._before, self._now = self._now, _Window(now_ms, length_ms)
 
     def came(self, jobs: Sequence[Job]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from workers.batcher import Batch
+from workers.batch import Batch
 from workers.timetable import Timetable
 
 SLEPT_S = 15.0  # longer than any call of the loop lasts: the whole process was stopped, or its machine

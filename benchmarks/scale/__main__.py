@@ -51,13 +51,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few sizes, short rounds: under a minute")
-    parser.add_argument("--only", choices=[*PARTS, *ALSO], action="append", help="this part; may be given again")
-    parser.add_argument("--out", type=Path, help="where the figures go")
+    parser.add_argument(
+        "--only",
+        choices=[*PARTS, *ALSO],
+        metavar="PART",
+        action="append",
+        help=f"{', '.join(PARTS)}; may be given again",
+    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the figures go (benchmarks/results)")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all that was started is ended then, too
     out = options.out or (QUICK_RESULTS if options.quick else RESULTS)
     file = out / "scale.json"
-    figures: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    try:  # before anything is measured
+        out.mkdir(parents=True, exist_ok=True)
+        figures: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    except OSError as error:
+        parser.error(f"--out {out}: {error.strerror}; name a folder that can be written")
+    except ValueError:
+        parser.error(f"{file} is no JSON; remove it, or name another folder with --out")
     for part in dict.fromkeys(ALSO.get(name, name) for name in options.only or PARTS):
         print(f"scale: {part}", file=sys.stderr)
         try:

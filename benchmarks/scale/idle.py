@@ -13,7 +13,7 @@ from examples.mlp.build import build
 from producer import Producer
 
 COUNTS = (1, 4)
-QUICK_COUNTS = (1, 2)
+QUICK_COUNTS = (1,)
 QUIET_S = 2.0  # after the warm-up has ended
 
 
@@ -33,7 +33,7 @@ def measure(folder: Path, is_quick: bool) -> list[dict[str, Any]]:
             time.sleep(QUIET_S)
             roles = slots.roles()
             clock = Clock(roles)
-            time.sleep(3.0 if is_quick else 10.0)
+            time.sleep(2.0 if is_quick else 10.0)
             spent = clock.spent()
             shares = spent.shares()
             each = (shares["slot"] + shares["engine"]) / count

@@ -23,7 +23,7 @@ from producer import Producer
 
 KB, MB = 1 << 10, 1 << 20
 SIZES = (256, KB, 4 * KB, 16 * KB, 64 * KB, 256 * KB, MB, 4 * MB)
-QUICK_SIZES = (256, 16 * KB, MB)
+QUICK_SIZES = (256, MB)
 WINDOW_BYTES = 64 * MB
 MOST_WINDOW = 4_096
 LEAST_WINDOW = 8
@@ -36,7 +36,7 @@ TIMEOUT_S = 60.0
 
 def measure(folder: Path, is_quick: bool) -> list[dict[str, Any]]:
     """A row for each size."""
-    sizes, total = (QUICK_SIZES, 24 * MB) if is_quick else (SIZES, 512 * MB)
+    sizes, total = (QUICK_SIZES, 8 * MB) if is_quick else (SIZES, 512 * MB)
     return [one(folder / str(size), size, total, rounds=1 if is_quick else 3) for size in sizes]
 
 

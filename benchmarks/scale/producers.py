@@ -25,10 +25,10 @@ from broker.connection import Link
 from broker.embedded import temporary_server
 
 COUNTS = (1, 2, 5, 20, 50, 200)
-QUICK_COUNTS = (1, 5, 50)
+QUICK_COUNTS = (1, 20)
 PROCESSES = 5
 CHUNK = 64
-JOBS, QUICK_JOBS = 100_000, 10_000
+JOBS, QUICK_JOBS = 100_000, 5_000
 
 
 def measure(folder: Path, is_quick: bool) -> list[dict[str, Any]]:

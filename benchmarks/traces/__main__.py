@@ -1,15 +1,23 @@
-"""Prints what each mechanism of batching gains on seeded traces: `python -m benchmarks.traces`. Half a minute, the same each time."""
+"""Prints what each mechanism of batching gains, on seeded traces and on recorded ones: `python -m benchmarks.traces`, a minute.
+
+The same each time. Seeded traces cover models and loads that could not be recorded here; `--only recorded` takes the others, which
+`python -m benchmarks.traces.record` renews.
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping
 from functools import partial
 
 from msgspec.structs import replace
 
+from benchmarks.traces import recorded
 from benchmarks.traces.arrivals import HIGH, LOW, Arrival, backlog, bursts, poisson
 from benchmarks.traces.mechanisms import BEFORE, NOW, Mechanisms, by_mean_gap, fixed
-from benchmarks.traces.simulate import Result, Slot
+from benchmarks.traces.result import Result
+from benchmarks.traces.simulate import Slot
+from benchmarks.traces.table import show
 from benchmarks.traces.tables import TABLES, most_per_s
 
 JOBS = 5000
@@ -17,16 +25,24 @@ Say = Callable[[Result], str]
 
 
 def main() -> None:
-    _arrivals()
-    _senders()
-    _deadlines()
-    _lanes()
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.traces", description=__doc__)
+    parser.add_argument("--only", choices=("seeded", "recorded"))
+    only = parser.parse_args().only
+    if only != "recorded":
+        print("SEEDED traces, on tables measured, published and made up (benchmarks/traces/tables.py)")
+        _arrivals()
+        _senders()
+        _deadlines()
+        _lanes()
+    if only != "seeded":
+        show(recorded.load())
 
 
 def _arrivals() -> None:
     hows = {
         "before": BEFORE, "now": NOW, "read early": replace(NOW, reads_late=False), "no look": replace(NOW, looks=False),
-        "no company expected": replace(NOW, expects=False), "always all rows": replace(NOW, fills=False),
+        "no company expected": replace(NOW, expects=False), "always all rows": replace(NOW, fills=False), "padded up": replace(NOW, downs=False),
         "+ mean gap rule": replace(NOW, expects=False, wait=by_mean_gap), "+ timer 2 ms": replace(NOW, expects=False, wait=fixed(2.0)),
     }  # fmt: skip
     _head("Independent arrivals (Poisson) and bursts of 16 within 2 ms: mean / p99 ms from submit to outcome", hows)
@@ -48,7 +64,7 @@ def _senders() -> None:
         for clients in (1, 2, 8, 64):
             print(f"{table:12s} {clients:<11d}", end="")
             for how in hows.values():
-                result = Slot(table, how).run(clients=clients, jobs=min(2000, 400 * clients))
+                result = Slot(TABLES[table], how).run(clients=clients, jobs=min(2000, 400 * clients))
                 print(f"{f'{result.per_s():.0f}/s, {result.p99():.1f}':>22s}", end="")
             print()
 
@@ -85,7 +101,7 @@ def _lanes() -> None:
     _head("50 high jobs/s over a flood of low ones: p99 ms of the high ones, low ones per s ('alone': no flood)", hows)
     for table in TABLES:
         high = poisson(50, 20, seed=5, lane=HIGH)
-        alone = Slot(table, NOW).run(high).p99(HIGH)
+        alone = Slot(TABLES[table], NOW).run(high).p99(HIGH)
         flood = backlog(int(20 * 1.1 * min(20_000, most_per_s(table))), lane=LOW)
         _line(
             table,
@@ -106,7 +122,8 @@ def _head(title: str, hows: Mapping[str, Mechanisms]) -> None:
 
 def _line(table: str, load: str, hows: Mapping[str, Mechanisms], trace: list[Arrival], say: Say) -> None:
     print(
-        f"{table:12s} {load:11s}" + "".join(f"{say(Slot(table, how).run(trace)):>22s}" for how in hows.values()),
+        f"{table:12s} {load:11s}"
+        + "".join(f"{say(Slot(TABLES[table], how).run(trace)):>22s}" for how in hows.values()),
         flush=True,
     )
 

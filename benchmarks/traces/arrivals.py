@@ -1,8 +1,9 @@
-"""Seeded traces of jobs that arrive at an open loop: (ms, lane, deadline after arrival or 0). Data, no clock."""
+"""Seeded traces of jobs that arrive at an open loop: (ms, lane, deadline after arrival or 0); senders of a closed one. Data, no clock."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import msgspec
 
@@ -10,11 +11,22 @@ HIGH, NORMAL, LOW = range(3)
 
 
 class Arrival(msgspec.Struct, frozen=True, order=True):
-    """One row that is submitted at `at_ms`; `deadline_ms` after that it is worthless, 0: never."""
+    """One job that is submitted at `at_ms`; `deadline_ms` after that it is worthless, 0: never. `sender`: whose, where that one waits for it."""
 
     at_ms: float
     lane: int = NORMAL
     deadline_ms: float = 0.0
+    rows: int = 1
+    sender: int = -1
+
+
+class Waits(msgspec.Struct, frozen=True):
+    """A sender that sends its next job so long after the last one's answer; the first one so long after the begin."""
+
+    lane: int
+    rows: int
+    deadline_ms: float
+    gaps_ms: Sequence[float]
 
 
 def poisson(per_s: float, seconds: float, *, seed: int, lane: int = NORMAL, deadline_ms: float = 0.0) -> list[Arrival]:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import msgspec
 
 from workers.allowance import Allowance
-from workers.batcher import Batcher, Coming
+from workers.batch import Coming
+from workers.batcher import Batcher
 
 Wait = Callable[[Coming, Allowance, float, float], float]  # (coming, allowance, gap_ms, waited_ms) -> ms to wait on
 
@@ -19,6 +20,7 @@ class Mechanisms(msgspec.Struct, frozen=True):
     looks: bool = True  # before a long batch Redis is asked once more
     expects: bool = True  # company is waited for where it was seen to come (workers/waiting.py)
     fills: bool = True  # fewer rows where a smaller size does more of them a second
+    downs: bool = True  # of these, where it does so only because most of the larger one would be padding
     company: bool = True  # lower lanes fill up a higher one's batch only while it costs nothing
     expires: bool = True  # jobs that cannot end in time are given up unrun
     low_batch_ms: float = 20.0
@@ -26,7 +28,7 @@ class Mechanisms(msgspec.Struct, frozen=True):
     shrinks: bool = False  # a batch stays so small that its tightest deadline is met
 
 
-BEFORE = Mechanisms(False, False, False, False, False, False, 0.0)
+BEFORE = Mechanisms(False, False, False, False, False, False, False, 0.0)
 NOW = Mechanisms()
 
 
@@ -47,7 +49,9 @@ class Loose(Allowance):
     how = NOW
 
     def fill(self, dims: tuple[int, ...], rows: int) -> int:
-        return super().fill(dims, rows) if self.how.fills else rows
+        best = super().fill(dims, rows) if self.how.fills else rows
+        is_padding = best < rows and super().fill(dims, self._bucket(rows)) == self._bucket(rows)
+        return rows if is_padding and not self.how.downs else best
 
     def company(self, dims: tuple[int, ...], rows: int) -> int:
         return super().company(dims, rows) if self.how.company else self._buckets[-1]

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
-from statistics import fmean
 
-import msgspec
-
-from benchmarks.traces.arrivals import LOW, NORMAL, Arrival
+from benchmarks.traces.arrivals import LOW, Arrival, Waits
 from benchmarks.traces.mechanisms import Loose, Mechanisms, shrink
-from benchmarks.traces.tables import TABLES, timetable
+from benchmarks.traces.result import Result
+from benchmarks.traces.tables import timetable
+from broker.lease import lease_of
 from broker.messages import LANES, Column, Job, Signature
 from broker.spec import ModelSpec, TensorSpec
-from workers.batcher import Batch, Batcher
+from workers.batch import Batch
+from workers.batcher import Batcher
 from workers.claims import SMALLEST_SHARED, Claims
 from workers.pacing import Pacing
 
@@ -32,36 +32,11 @@ SPEC = ModelSpec(
 )  # fmt: skip
 
 
-class Result(msgspec.Struct, frozen=True):
-    """Sojourn times in ms by lane, of the jobs that were run; jobs that ended in time, and late or unrun."""
-
-    sojourns: tuple[list[float], ...]
-    in_time: int
-    late: int
-    batches: int
-    ended_ms: float
-
-    def mean(self, lane: int = NORMAL) -> float:
-        return fmean(self.sojourns[lane]) if self.sojourns[lane] else 0.0
-
-    def p99(self, lane: int = NORMAL) -> float:
-        ordered = sorted(self.sojourns[lane])
-        return ordered[int(0.99 * len(ordered))] if ordered else 0.0
-
-    def per_s(self, lane: int = NORMAL) -> float:
-        return len(self.sojourns[lane]) / self.ended_ms * 1e3
-
-    @property
-    def kept(self) -> float:
-        """Share of the jobs that ended in time."""
-        return self.in_time / max(1, self.in_time + self.late)
-
-
 class Slot:
-    """One run of one trace, or of `clients` that each send their next job when they have the last one's result."""
+    """One run of one trace, of recorded senders that wait for their answers, or of `clients` that do and think next to nothing."""
 
-    def __init__(self, table: str, how: Mechanisms, *, seed: int = 1) -> None:
-        self._table = TABLES[table]
+    def __init__(self, table: Mapping[int, float], how: Mechanisms, *, seed: int = 1) -> None:
+        self._table = table
         self._how = how
         buckets = tuple(self._table)
         self._batcher = Batcher(SPEC, row_buckets=buckets, max_rows=buckets[-1], batch_bytes=1 << 30)
@@ -78,9 +53,16 @@ class Slot:
         self._number = self._in_time = self._late = self._batches = self._to_send = 0
         self._sojourns: tuple[list[float], ...] = tuple([] for _ in LANES)
 
-    def run(self, trace: Sequence[Arrival] = (), *, clients: int = 0, jobs: int = 2000) -> Result:
+    def run(
+        self, trace: Sequence[Arrival] = (), *, waits: Sequence[Waits] = (), clients: int = 0, jobs: int = 2000
+    ) -> Result:
         self._trace = list(trace)
         heapify(self._trace)
+        self._waits = waits
+        self._sent = [0] * len(waits)
+        self._waited_for: dict[str, int] = {}
+        for sender in range(len(waits)):
+            self._answered(sender, 0.0)
         self._to_send = jobs if clients else 0
         for _ in range(clients):
             self._send(self._draw.uniform(0, 1))
@@ -95,16 +77,27 @@ class Slot:
             self._to_send -= 1
             heappush(self._trace, Arrival(at_ms))
 
+    def _answered(self, sender: int, at_ms: float) -> None:
+        """A sender has its answer, and sends its next job as long after it as it did."""
+        one = self._waits[sender]
+        if self._sent[sender] < len(one.gaps_ms):
+            at_ms += one.gaps_ms[self._sent[sender]]
+            self._sent[sender] += 1
+            heappush(self._trace, Arrival(at_ms, one.lane, one.deadline_ms, one.rows, sender))
+
     def _arrive(self) -> None:
         """What was submitted up to now lies in Redis."""
         while self._trace and self._trace[0].at_ms <= self._now:
             one = heappop(self._trace)
             self._number += 1
+            entry = b"%d" % self._number
             job = Job(
-                f"c-{self._number}", one.lane, b"%d" % self._number, 0, 1, True, SIGNATURE, b"", 0, 60, True, 0, 1, 1, 100,
+                f"c-{self._number}", one.lane, entry, lease_of(one.lane, entry), 0, one.rows, one.rows == 1, SIGNATURE, b"", 0, 60, True, 0, 1, 1, 100,
                 submitted_ms=one.at_ms, deadline_ms=one.at_ms + one.deadline_ms if one.deadline_ms else 0,  # type: ignore[arg-type]
             )  # fmt: skip
             self._lanes[one.lane].append(job)
+            if one.sender >= 0:
+                self._waited_for[job.id] = one.sender
 
     def _ask(self, *, below: int | None = None, is_strict: bool = False) -> None:
         """One claim, answered a round trip later."""
@@ -120,6 +113,7 @@ class Slot:
             room = 2 * self._batcher.max_rows - self._batcher.rows - self._running
         if room <= 0:
             return
+        room = self._claims.jobs_in(room)
         if below is not None:
             counts: Sequence[int] = [max(1, room // below) if lane < below else 0 for lane in range(len(LANES))]
         elif is_strict or room < SMALLEST_SHARED:
@@ -137,6 +131,7 @@ class Slot:
             if count:
                 self._claims.note_lane(lane, count, len(came))
             if came:
+                self._claims.note_turn(came)
                 self._batcher.add(came)
                 self._pacing.took(came)
                 self._note_gap(came)
@@ -182,7 +177,14 @@ class Slot:
 
     def _expire(self) -> None:
         if self._how.expires:
-            self._late += len(self._batcher.hopeless(self._now))
+            for job in self._batcher.hopeless(self._now):
+                self._late += 1
+                self._ended(job, self._now)
+
+    def _ended(self, job: Job, at_ms: float) -> None:
+        sender = self._waited_for.pop(job.id, None)
+        if sender is not None:
+            self._answered(sender, at_ms + ROUND_TRIP_MS)
 
     def _wait(self) -> None:
         began = self._now
@@ -207,6 +209,9 @@ class Slot:
         self._now, self._running = ends, 0
         for piece in batch.pieces:
             job = piece.job
+            if piece.stop < job.rows:
+                continue
+            self._ended(job, ends)
             self._sojourns[job.lane].append(ends + ROUND_TRIP_MS - job.submitted_ms)
             is_late = 0 < job.deadline_ms < ends
             self._late += is_late

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from workers.exchange import Timed
 from workers.timetable import Timetable
 
@@ -19,9 +21,9 @@ TABLES: dict[str, dict[int, float]] = {
 }
 
 
-def timetable(name: str) -> Timetable:
+def timetable(table: Mapping[int, float]) -> Timetable:
     """One of them as a slot knows it after its warm-up."""
-    times = [Timed(rows, (), ms) for rows, ms in TABLES[name].items()]
+    times = [Timed(rows, (), ms) for rows, ms in table.items()]
     return Timetable(times, floor_s=60.0, factor=20.0)
 
 

@@ -12,9 +12,9 @@ local function forget_dropped()
   if redis.call('EXISTS', KEYS[11]) == 0 then return end
   local oldest = '(' .. string.match(redis.call('XRANGE', KEYS[10], '-', '+', 'COUNT', 1)[1][1], '^%d+')
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[11], '-inf', oldest)) do
-    local token, name = string.match(member, '^%S+ (%S+) (%S+)$')
-    free_body(prefix, token, name, now_ms)
     redis.call('ZREM', KEYS[11], member)
+    local token, name = string.match(member, '^%S+ (%S+) (%S+)$')
+    if token and is_reference(token, name) then free_body(prefix, token, name, now_ms) end
   end
 end
 

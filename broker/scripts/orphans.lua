@@ -17,9 +17,11 @@ for i = 6, 7 do
   if i == 6 or KEYS[7] ~= KEYS[6] then
     local token = string.match(KEYS[i], '[^:]+$')
     local before = string.format('%.0f', now_ms - tonumber(ARGV[2]))
-    for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[i], '(0', before, 'LIMIT', 0, AT_ONCE)) do
-      old[#old + 1] = { token, name }
-    end
+    -- Any page of them, so that old names whose jobs live do not hide for ever those behind; the first where that page is empty.
+    local from = AT_ONCE * (time[2] % math.max(1, math.ceil(redis.call('ZCARD', KEYS[i]) / AT_ONCE)))
+    local page = redis.call('ZRANGEBYSCORE', KEYS[i], '(0', before, 'LIMIT', from, AT_ONCE)
+    if #page == 0 and from > 0 then page = redis.call('ZRANGEBYSCORE', KEYS[i], '(0', before, 'LIMIT', 0, AT_ONCE) end
+    for _, name in ipairs(page) do old[#old + 1] = { token, name } end
   end
 end
 if #old == 0 then return 0 end

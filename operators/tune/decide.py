@@ -15,8 +15,6 @@ CHEAP = 1.10  # a bucket goes where padding to the next one takes at most this m
 STEEP = 1.25  # a size in between is tried where the next bucket takes more than this
 MOST_ROW_BUCKETS = 12  # each is warmed at every start
 WORTH_A_SLOT = 1.10  # what one slot more must gain
-WORTH_WAITING = 0.5  # of T(1): below that a second pass costs little more than its rows
-LEAST_WAIT_MS = 0.5
 QUEUE_MS = 2.0  # p99 of what submit, claim, settle and the way back take on one host
 
 
@@ -179,26 +177,17 @@ def _ms(steps: Sequence[Step], rows: int) -> float:
 # --- wait and slots -------------------------------------------------------------------------
 
 
-def wait(steps: Sequence[Step], chosen: Step, target: Target) -> tuple[float, str]:
-    """max_wait_ms by the marginal rule: one of n rows more pays while n times its gap is under what a pass costs by itself."""
-    first = next((step for step in steps if step.rows == 1 and not step.problem), chosen)
-    per_row = (chosen.ms - first.ms) / (chosen.rows - 1) if chosen.rows > 1 else first.ms
-    fixed = max(0.0, first.ms - max(0.0, per_row))
-    if fixed < max(LEAST_WAIT_MS, WORTH_WAITING * first.ms):
-        return 0.0, f"a second pass costs only {fixed:.1f} ms besides its rows: waiting for company saves nothing"
+def wait(chosen: Step, target: Target, now_ms: float) -> tuple[float | None, str]:
+    """max_wait_ms where the target leaves less than the present `now_ms`; None: it stays, and why.
+
+    It is only an upper bound: slots learn by themselves when waiting pays, and a model that gains nothing by it is not held up.
+    """
     if target.latency_ms is None:
-        return 0.0, (
-            f"batches fill while the engine works; a pass costs {fixed:.1f} ms by itself, so with --latency-ms it may wait "
-            "for what that leaves"
-        )
+        return None, "slots learn when waiting pays, this is their upper bound; --latency-ms may lower it"
     slack = target.latency_ms - p99_of(chosen.slowest_ms)
-    most = int(10 * min(fixed, slack)) / 10
-    if most < LEAST_WAIT_MS:
-        return 0.0, f"the target leaves {slack:.1f} ms: nothing to wait with"
-    return (
-        most,
-        f"a pass costs {fixed:.1f} ms by itself and the target leaves {slack:.1f} ms: an upper bound of waiting",
-    )
+    if slack >= now_ms:
+        return None, f"the target leaves {slack:.1f} ms, which is enough for it"
+    return int(10 * slack) / 10, f"the target leaves {slack:.1f} ms: no batch may wait longer for company"
 
 
 def slots(heats: Sequence[Heat], target: Target) -> tuple[int, str]:

@@ -9,7 +9,9 @@ from operators.tune import edit
 from operators.tune.conduct import Tuned
 from operators.tune.edit import Value
 
-QUEUE_JOBS_PER_S = 45_000  # what one slot moved on two cores (docs/performance.md)
+QUEUE_JOBS_PER_S = (
+    45_000  # about what one slot took from Redis in `make bench` on a machine of two cores; others differ
+)
 
 
 def head(tuned: Tuned) -> Iterator[str]:
@@ -22,6 +24,15 @@ def head(tuned: Tuned) -> Iterator[str]:
     if len(model.shares) > len(tuned.shapes):
         yield f"warning: {len(model.shares) - len(tuned.shapes)} rarer shapes were not measured"
     yield from (f"warning: {text}" for text in model.skipped)
+
+
+def neighbours(load_1m: float, cores: int) -> Iterator[str]:
+    """A line where the machine was busy before it began."""
+    if load_1m > cores:
+        yield (
+            f"warning: the load average was {load_1m:.1f} on {table.count_of(cores, 'core')}: these figures are the "
+            "neighbours' too; measure again when the machine is quiet"
+        )
 
 
 def steps(tuned: Tuned) -> list[str]:
@@ -48,14 +59,18 @@ def cells(tuned: Tuned) -> list[str]:
 
 def advice(tuned: Tuned, values: dict[str, Value]) -> Iterator[str]:
     """A line per key with its reason, then what only the manifest can say."""
-    found: dict[str, Value] = {**values, "max_wait_ms": tuned.max_wait_ms}
-    said = {key: f"{key} = {edit.written(value)}" for key, value in found.items()}
+    said = {key: f"{key} = {edit.written(value)}" for key, value in values.items()}
+    wait_ms = tuned.max_wait_ms
+    said["max_wait_ms"] = "max_wait_ms stays" if wait_ms is None else f"max_wait_ms = {edit.written(wait_ms)}"
     width = max(map(len, said.values()))
     for key, text in said.items():
         yield f"{text.ljust(width)}  {tuned.reasons.get(key, '')}".rstrip()
     step = tuned.choice.step
     if step is not None and step.rows_per_s > QUEUE_JOBS_PER_S:
-        yield f"the queue will be the limit, not the model: jobs of one row come at some {QUEUE_JOBS_PER_S:,} a second"
+        yield (
+            "for jobs of one row the queue may be the limit, not the model: one slot on two cores moved some "
+            f"{QUEUE_JOBS_PER_S:,} a second; `make bench` measures it here; send many rows in one job"
+        )
     for one in tuned.padding:
         if one.best == one.now or one.now_share - one.best_share < 0.01:
             yield f'shape buckets of "{one.dim}" are good: {_percent(one.now_share)} of the cells are padding'

@@ -21,15 +21,17 @@ class Kept(msgspec.Struct, frozen=True):
     is_written: bool
 
 
-def in_pool(settings: Settings, model: str, values: dict[str, Value], max_wait_ms: float, *, is_dry: bool) -> Kept:
+def in_pool(
+    settings: Settings, model: str, values: dict[str, Value], max_wait_ms: float | None, *, is_dry: bool
+) -> Kept:
     """Sets the model's keys in pool.toml. Raises ConfigError with the lines to paste when the file cannot be edited.
 
-    max_wait_ms is one for the whole pool: it is set where the model is the only one.
+    max_wait_ms is one for the whole pool: it is set where the model is the only one, and left as it is with None.
     """
     path = Path(settings.path).resolve()  # through links: the file itself is replaced
     before = _read(path)
     after = edit.put(before, f"models.{model}", values, where=settings.path)
-    if set(settings.models) == {model} and settings.slot.max_wait_ms != max_wait_ms:
+    if max_wait_ms is not None and set(settings.models) == {model} and settings.slot.max_wait_ms != max_wait_ms:
         after = edit.put(after, "slot", {"max_wait_ms": max_wait_ms}, where=settings.path)
     return _keep(path, before, after, is_dry=is_dry)
 

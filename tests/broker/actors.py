@@ -10,10 +10,11 @@ from typing import Any
 
 import msgspec
 
-from broker import codec, keys, spec
+from broker import codec, keys, outcome_codec, spec
+from broker.answer import Answer
 from broker.claimed import Claimed
 from broker.connection import Command, Link
-from broker.intake import Answer, Intake, new_client
+from broker.intake import Intake, new_client
 from broker.messages import LANES, Job, Kind, Outcome, Status
 from broker.queue import Ended, Fate, Fault, Queue
 from broker.spec import Limits, ModelSpec
@@ -68,7 +69,7 @@ class Client:
 
     def send(self, blobs: Sequence[bytes], **options: Any) -> Answer:
         """Submits a chunk and gives the answer, whatever it is."""
-        return self.intake.read_submit(self.link.call(*self.command(blobs, **options)))
+        return Answer.read(self.link.call(*self.command(blobs, **options)))
 
     def submit(self, count: int = 1, data: bytes = b"sixteen bytes...", *, lane: str = "normal",
                delay_ms: int = 0, deadline_ms: int = 0, **options: Any) -> list[Sent]:  # fmt: skip
@@ -88,11 +89,11 @@ class Client:
     def replies(self) -> list[Outcome]:
         """Takes all outcomes that lie in the reply list."""
         elements = self.link.call(*self.intake.drain(10_000)) or []
-        return [codec.decode_outcome(frame) for element in elements for frame in codec.split_frames(element)]
+        return [outcome_codec.decode(frame) for element in elements for frame in outcome_codec.split_frames(element)]
 
     def result(self, job_id: str) -> Outcome | None:
         blob = self.link.call("GET", keys.result(MODEL, job_id))
-        return None if blob is None else codec.decode_outcome(blob)
+        return None if blob is None else outcome_codec.decode(blob)
 
 
 class Slot:
@@ -149,15 +150,15 @@ def id_of(blob: bytes) -> str:
 
 def done(job: Job, data: bytes = b"ok") -> bytes:
     """The outcome of a job that gave `data` (as a postprocessed value)."""
-    status = int(Status.DONE) | codec.OUTCOME_ONE_ROW | codec.OUTCOME_VALUE
+    status = int(Status.DONE) | outcome_codec.ONE_ROW | outcome_codec.VALUE
     value = msgspec.msgpack.encode(data)
-    return codec.encode_outcome(job.id, status, attempt=job.attempt, timings=(1, 2, 3, 6), data=value)
+    return outcome_codec.encode(job.id, status, attempt=job.attempt, timings=(1, 2, 3, 6), data=value)
 
 
 def failed(job: Job, fate: str) -> bytes:
     if fate == "retry":
         return b""
-    return codec.encode_failure(job, Status[fate.upper()], reason="test", text=f"{fate} on purpose")
+    return outcome_codec.encode_failure(job, Status[fate.upper()], reason="test", text=f"{fate} on purpose")
 
 
 def counters(link: Link) -> dict[str, int]:

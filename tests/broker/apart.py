@@ -6,9 +6,9 @@ import os
 from typing import Any
 
 from broker import bodies, bodies_sweep, codec, keys
+from broker.answer import Answer
 from broker.bodies_store import BodyStore
 from broker.connection import Link
-from broker.intake import Answer
 from broker.messages import Kind
 from tests.broker.actors import MODEL, Client, Sent, id_of
 
@@ -34,7 +34,7 @@ def send(client: Client, *jobs: tuple[bytes, dict[str, bytes]], token: str = "re
     replies = client.link.call_all([*bodies_sweep.write(MODEL, written), command])
     if isinstance(replies[-1], Exception):
         raise replies[-1]
-    return client.intake.read_submit(replies[-1])
+    return Answer.read(replies[-1])
 
 
 def submit(client: Client, **options: Any) -> Sent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from broker import codec
+from broker import codec, outcome_codec
 from broker.messages import Job, Kind, Status
 
 # Format 1, written down once. If one of these tests fails, workers and producers of two versions no longer understand
@@ -31,8 +31,8 @@ def a_job(*, data: bytes = b"\0" * 8, rows: int = 1, context: dict[str, Any] | N
 def an_outcome(**parts: Any) -> bytes:
     columns = codec.pack_columns([("x", "float32", (2,))])
     fields: dict[str, Any] = {"attempt": 1, "timings": (1.0, 0.5, 0.25, 1.75), "data": struct.pack("<2f", 1, 2),
-              "descriptor": codec.pack_outcome_descriptor("v1", 1, columns), "note": {"n": 1}} | parts  # fmt: skip
-    return codec.encode_outcome("ab-7", Status.DONE | codec.OUTCOME_ONE_ROW, **fields)
+              "descriptor": outcome_codec.pack_descriptor("v1", 1, columns), "note": {"n": 1}} | parts  # fmt: skip
+    return outcome_codec.encode("ab-7", Status.DONE | outcome_codec.ONE_ROW, **fields)
 
 
 def decode(blob: bytes) -> Job:

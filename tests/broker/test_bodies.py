@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from broker import bodies, bodies_sweep, keys
+from broker import bodies, bodies_sweep, keys, refusals
+from broker.answer import Answer
 from broker.connection import Link, ResponseError
 from broker.dead import DeadLetters, renew
 from broker.spec import Limits
@@ -75,14 +76,14 @@ def test_a_job_without_its_body_is_refused_and_may_come_again(client: Client, li
     answer = client.send([blob], token="redis")
     # then
     assert (answer.code, answer.accepted) == ("no_body", 0)
-    assert client.intake.refusal(answer, Limits()).retryable
+    assert refusals.of(answer, MODEL, Limits()).retryable
     assert send(client, (blob, body)).code == "ok"
 
 
 def test_a_job_validated_against_an_older_spec_is_refused_with_its_body(client: Client, link: Link) -> None:
     blob, body = job(client)
     command = client.intake.submit(1, "older", [blob], lane=2, token="redis")
-    answer = client.intake.read_submit(link.call_all([*bodies_sweep.write(MODEL, body), command])[-1])
+    answer = Answer.read(link.call_all([*bodies_sweep.write(MODEL, body), command])[-1])
     assert answer.code == "new_spec"
     assert left(link) == (0, 0)
 

@@ -30,7 +30,9 @@ def test_within_a_lane_the_oldest_job_comes_first(client: Client, slot: Slot) ->
     assert [job.id for job in slot.claim(7) + slot.claim(100)] == [job.id for job in sent]
 
 
-def test_every_eighth_claim_starts_at_a_lower_lane_the_lowest_and_the_middle_one_in_turns(client: Client, slot: Slot) -> None:
+def test_every_eighth_claim_starts_at_a_lower_lane_the_lowest_and_the_middle_one_in_turns(
+    client: Client, slot: Slot
+) -> None:
     # given
     for lane in LANES:
         client.submit(3 * LOWEST_FIRST_EVERY, lane=lane)

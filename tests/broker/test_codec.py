@@ -7,7 +7,7 @@ import struct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker import codec
+from broker import codec, outcome_codec
 from broker.messages import Kind, Signature, Status
 from tests.broker.letters import GOLDEN_JOB, GOLDEN_OUTCOME, a_job, an_outcome, decode
 
@@ -22,7 +22,7 @@ def test_a_job_of_format_1_is_these_bytes() -> None:
     blob = a_job(data=struct.pack("<2f", 1, 2), context={"t": "1"})
     # then
     assert blob.hex() == GOLDEN_JOB.hex()
-    assert (codec.JOB_HEAD.size, codec.OUTCOME_HEAD.size) == (16, 24)
+    assert (codec.JOB_HEAD.size, outcome_codec.HEAD.size) == (16, 24)
 
 
 def test_an_outcome_of_format_1_is_these_bytes() -> None:
@@ -42,7 +42,7 @@ def test_the_golden_job_reads_as_it_was_meant() -> None:
 
 def test_the_golden_outcome_reads_as_it_was_meant() -> None:
     # when
-    outcome = codec.decode_outcome(GOLDEN_OUTCOME)
+    outcome = outcome_codec.decode(GOLDEN_OUTCOME)
     # then
     assert (outcome.id, outcome.status, outcome.version, outcome.rows) == ("ab-7", Status.DONE, "v1", 1)
     assert (outcome.timings.queue_ms, outcome.timings.total_ms) == (1.0, 1.75)
@@ -87,16 +87,18 @@ def test_a_job_comes_back_as_it_was_encoded(rows: int, row: bytes, retries: int,
 @given(st.sampled_from(Status), st.binary(max_size=40), st.dictionaries(st.text(max_size=5), st.text(), max_size=3))
 def test_an_outcome_comes_back_as_it_was_encoded(status: Status, data: bytes, note: dict[str, str]) -> None:
     # when
-    blob = codec.encode_outcome("ab-7", status, attempt=2, timings=(1, 2, 3, 4), note=note, data=data)
-    outcome = codec.decode_outcome(blob)
+    blob = outcome_codec.encode("ab-7", status, attempt=2, timings=(1, 2, 3, 4), note=note, data=data)
+    outcome = outcome_codec.decode(blob)
     # then
     assert (outcome.status, outcome.attempt, outcome.data, outcome.note) == (status, 2, data, note)
-    assert codec.outcome_id(blob) == outcome.id == "ab-7"
+    assert outcome_codec.id_of(blob) == outcome.id == "ab-7"
 
 
 def test_a_failure_keeps_its_reason_and_at_most_2000_characters_of_its_text() -> None:
     # when
-    outcome = codec.decode_outcome(codec.encode_failure(decode(a_job()), Status.FAILED, reason="nan", text="é" * 5000))
+    outcome = outcome_codec.decode(
+        outcome_codec.encode_failure(decode(a_job()), Status.FAILED, reason="nan", text="é" * 5000)
+    )
     # then
     assert outcome.note == {"reason": "nan", "error": "é" * 2000}
 
@@ -109,5 +111,5 @@ def test_raw_jobs_carry_bytes_without_a_signature() -> None:
 @fuzz
 @given(st.lists(st.binary(max_size=30), max_size=10))
 def test_frames_come_back_as_they_were_joined(frames: list[bytes]) -> None:
-    raw = b"".join(codec.FRAME.pack(len(frame)) + frame for frame in frames)
-    assert codec.split_frames(raw) == frames
+    raw = b"".join(outcome_codec.FRAME.pack(len(frame)) + frame for frame in frames)
+    assert outcome_codec.split_frames(raw) == frames

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker import codec
+from broker import codec, outcome_codec
 from broker.errors import DecodeError
 from broker.messages import Job, Kind, Outcome, Status
 from tests.broker.letters import GOLDEN_JOB, GOLDEN_OUTCOME, a_job, an_outcome, decode
@@ -35,7 +35,7 @@ def peak_bytes(blob: bytes, read: Any) -> int:
 @fuzz
 @given(st.binary(max_size=200))
 def test_random_bytes_raise_nothing_but_decode_errors(raw: bytes) -> None:
-    for read in (decode, codec.decode_outcome, codec.unpack_columns, codec.split_frames, codec.read_head):
+    for read in (decode, outcome_codec.decode, codec.unpack_columns, outcome_codec.split_frames, codec.read_head):
         for blob in (raw, b"\x01" + raw):
             try:
                 read(blob)
@@ -53,7 +53,7 @@ def test_a_message_with_altered_bytes_raises_nothing_but_decode_errors(golden: b
     cut = bytes(blob[: data.draw(st.integers(0, len(blob)))])
     # then
     for raw in (bytes(blob), cut):
-        for read in (decode, codec.decode_outcome):
+        for read in (decode, outcome_codec.decode):
             try:
                 assert isinstance(read(raw), Job | Outcome)
             except DecodeError:
@@ -69,10 +69,10 @@ def test_a_job_cut_anywhere_is_refused(cut: int) -> None:
 @pytest.mark.parametrize("cut", range(len(GOLDEN_OUTCOME)))
 def test_an_outcome_cut_anywhere_is_refused(cut: int) -> None:
     with pytest.raises(DecodeError):
-        codec.decode_outcome(GOLDEN_OUTCOME[:cut])
+        outcome_codec.decode(GOLDEN_OUTCOME[:cut])
 
 
-@pytest.mark.parametrize("read", [decode, codec.decode_outcome])
+@pytest.mark.parametrize("read", [decode, outcome_codec.decode])
 def test_a_newer_format_is_refused_with_the_mend(read: Any) -> None:
     golden = GOLDEN_JOB if read is decode else GOLDEN_OUTCOME
     with pytest.raises(DecodeError, match=r"format 9 is not 1( or 2)?, which this version reads: upgrade"):
@@ -84,12 +84,12 @@ def test_a_context_nested_too_deep_is_refused(nested: bytes) -> None:
     # given: what a decoder that recurses dies of
     context = b"\x81\xa1a" + nested
     head = codec.JOB_HEAD.pack(1, Kind.BYTES, 4, 0, 1, 0, 0, len(context))
-    outcome = codec.OUTCOME_HEAD.pack(1, Status.DONE, 1, 4, 0, 0, 0, 0, 0, len(context))
+    outcome = outcome_codec.HEAD.pack(1, Status.DONE, 1, 4, 0, 0, 0, 0, 0, len(context))
     # then
     with pytest.raises(DecodeError, match="garbled"):
         decode(head + b"ab-7" + context)
     with pytest.raises(DecodeError, match="garbled"):
-        codec.decode_outcome(outcome + b"ab-7" + context)
+        outcome_codec.decode(outcome + b"ab-7" + context)
 
 
 # --- declared sizes --------------------------------------------------------------------------
@@ -121,19 +121,19 @@ def test_a_job_that_declares_more_than_it_holds_is_refused_before_anything_is_al
 def test_an_outcome_that_declares_more_than_it_holds_is_refused_before_anything_is_allocated(rows: int) -> None:
     # given
     tensors = codec.pack_columns([("y", "float32", (2,))])
-    blob = an_outcome(descriptor=codec.pack_outcome_descriptor("1", rows, tensors))
+    blob = an_outcome(descriptor=outcome_codec.pack_descriptor("1", rows, tensors))
     # then
     with pytest.raises(DecodeError, match="8 bytes of data"):
-        codec.decode_outcome(blob)
-    assert peak_bytes(blob, codec.decode_outcome) < 100_000
+        outcome_codec.decode(blob)
+    assert peak_bytes(blob, outcome_codec.decode) < 100_000
 
 
 @pytest.mark.parametrize("declared", [1, 0x7FFFFFFF, 0xFFFFFFFF])
 def test_a_frame_longer_than_its_reply_is_refused_before_anything_is_allocated(declared: int) -> None:
-    raw = codec.FRAME.pack(2) + b"ok" + codec.FRAME.pack(declared)
+    raw = outcome_codec.FRAME.pack(2) + b"ok" + outcome_codec.FRAME.pack(declared)
     with pytest.raises(DecodeError, match="inside a frame"):
-        codec.split_frames(raw)
-    assert peak_bytes(raw, codec.split_frames) < 10_000
+        outcome_codec.split_frames(raw)
+    assert peak_bytes(raw, outcome_codec.split_frames) < 10_000
 
 
 def test_what_is_remembered_of_descriptors_is_bounded() -> None:

@@ -66,7 +66,7 @@ def test_a_retry_that_is_due_after_its_deadline_expires_instead_of_running(
     link: Link, client: Client, slot: Slot
 ) -> None:
     # given
-    (sent,) = client.submit(1, deadline_ms=20)
+    (sent,) = client.submit(1, deadline_ms=100)
     (job,) = slot.claim()
     slot.fail([job], "retry", delay_ms=60_000)
     pass_by(link, job.deadline_ms)
@@ -86,7 +86,7 @@ def test_a_returned_job_past_its_deadline_expires_instead_of_running_again(
     link: Link, client: Client, slot: Slot, other: Slot
 ) -> None:
     # given
-    client.submit(1, deadline_ms=10)
+    client.submit(1, deadline_ms=100)
     jobs = slot.claim()
     pass_by(link, jobs[0].deadline_ms)
     slot.give_back(jobs, marks=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker import keys
+from broker import keys, refusals
 from broker.connection import Link
 from broker.errors import PayloadTooLarge, QueueFull
 from broker.spec import Limits
@@ -135,7 +135,7 @@ def test_a_job_over_the_payload_limit_stops_the_chunk_there(link: Link, client: 
     answer = client.send(blobs)
     # then
     assert (answer.code, answer.accepted, answer.detail) == ("too_large", 1, str(len(blobs[1])))
-    assert isinstance(client.intake.refusal(answer, LIMITS), PayloadTooLarge)
+    assert isinstance(refusals.of(answer, MODEL, LIMITS), PayloadTooLarge)
     assert sum(depths(link)) == 1
 
 
@@ -147,7 +147,7 @@ def test_a_full_queue_tells_when_half_of_it_will_be_gone(link: Link, client: Cli
     # when
     answer = client.send(client.blobs(1))
     # then
-    refusal = client.intake.refusal(answer, Limits(max_jobs=60))
+    refusal = refusals.of(answer, MODEL, Limits(max_jobs=60))
     assert isinstance(refusal, QueueFull)
     assert refusal.retry_after_s == pytest.approx(0.3)
 

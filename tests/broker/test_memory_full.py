@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from broker import keys, roster
+from broker import keys, refusals, roster
 from broker.connection import Link
 from broker.errors import QueueFull
 from tests.broker.actors import MODEL, Client, Slot, age, counted, delayed, depths, now_ms, pending
@@ -36,7 +36,7 @@ def test_a_submit_is_refused_as_a_full_queue(link: Link, client: Client, fill: F
     # when
     (reply,) = link.call_all([client.command(client.blobs(3))])
     # then
-    refusal = client.intake.refused_by_redis(reply)
+    refusal = refusals.by_redis(reply, MODEL)
     assert isinstance(refusal, QueueFull)
     assert refusal.retry_after_s > 0
     assert depths(link) == (0, 3, 0)

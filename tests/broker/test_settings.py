@@ -26,9 +26,14 @@ MODEL = '[models.m]\nartifact = "x"\n'
         ("[slot]\nhang_floor_s = 0", "[slot]: hang_floor_s = 0 must be above 0"),
         (
             '[models.m]\nartifact = "m"\nrow_buckets = [4, 2]',
-            "[models.m]: row_buckets = [...] must be sizes that ascend from 1 or more",
+            "[models.m]: row_buckets = [4, 2] must be sizes that ascend from 1 or more",
         ),
         ('[models.m]\nartifact = "m"\nrow_buckets = 4', "[models.m]: row_buckets = 4 must be a list of whole numbers"),
+        (
+            MODEL + "max_rows = 4\nrow_buckets = [1, 16]",
+            "[models.m]: row_buckets = [1, 16] must end at max_rows, 4, or below",
+        ),
+        (MODEL + 'row_buckets = ["a"]', "[models.m]: row_buckets = [...] must be a list of whole numbers"),
         ("[slot]\nthreads = 0", "[slot]: threads = 0 must be above 0"),
         ("[slot]\ndrain_s = -1.5", "[slot]: drain_s = -1.5 must be 0 or more"),
         ("[queue]\nmax_jobs = 0", "[queue]: max_jobs = 0 must be above 0"),
@@ -47,6 +52,13 @@ def test_a_mistake_is_one_line_with_its_table_and_mend(tmp_path: Path, text: str
     with pytest.raises(ConfigError) as caught:
         load(str(file), environ={})
     assert str(caught.value).removeprefix(str(file)).lstrip(" ") == says
+
+
+def test_row_buckets_may_end_at_max_rows_or_below_and_stand_alone(tmp_path: Path) -> None:
+    file = tmp_path / "pool.toml"
+    for text in ("max_rows = 4\nrow_buckets = [1, 4]", "max_rows = 16\nrow_buckets = [1, 4]", "row_buckets = [1, 16]"):
+        file.write_text(MODEL + text)
+        assert load(str(file), environ={}).models["m"].row_buckets[0] == 1
 
 
 def test_zero_switches_a_limit_of_retire_off(tmp_path: Path) -> None:

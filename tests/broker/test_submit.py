@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
-from broker import keys
+from broker import keys, refusals
+from broker.answer import Answer
 from broker.connection import LOST, Link
 from broker.errors import StaleRequest
-from broker.intake import Answer
 from tests.broker.actors import LIMITS, MODEL, Client, Slot, counted, delayed, depths, id_of, lane_key, publish
 
 
@@ -71,7 +71,7 @@ def test_a_spec_that_changed_since_it_was_read_is_refused(link: Link, client: Cl
     # when
     reply = link.call(*client.intake.submit(1, "another generation", blobs, lane=1))
     # then
-    answer = client.intake.read_submit(reply)
+    answer = Answer.read(reply)
     assert (answer.code, answer.detail) == ("new_spec", publish(link))
     assert sum(depths(link)) == 0
 
@@ -113,7 +113,7 @@ def test_a_number_older_than_the_window_is_stale_and_not_applied(link: Link, cli
     answer = client.send(client.blobs(1), number=1)
     # then
     assert (answer.code, answer.accepted, answer.detail) == ("stale", 0, "129")
-    assert isinstance(client.intake.refusal(answer, LIMITS), StaleRequest)
+    assert isinstance(refusals.of(answer, MODEL, LIMITS), StaleRequest)
     assert len(entries(link)) == 2
 
 
@@ -156,7 +156,7 @@ def test_no_job_is_lost_or_doubled_when_four_threads_lose_answers(redis_url: str
             for _ in range(rng.choice((0, 0, 0, 1, 2))):  # the answer is lost: nobody knows whether it was applied
                 line.send(command)
                 line.connect()
-            answer = client.intake.read_submit(line.call(*command))
+            answer = Answer.read(line.call(*command))
             with lock:
                 client.intake.numbers.answered(number)
                 lock.notify_all()

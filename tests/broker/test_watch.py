@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker import codec, keys
+from broker import keys, outcome_codec
 from broker.connection import Link
 from broker.messages import Status
 from broker.queue import INLINE_LIMIT_BYTES
@@ -38,7 +38,7 @@ def test_a_watcher_who_comes_late_gets_the_stored_outcome_at_once(link: Link, cl
     blob = watch(Client(link), sent.id)
     # then
     assert blob is not None
-    assert codec.decode_outcome(blob) == client.replies()[0]
+    assert outcome_codec.decode(blob) == client.replies()[0]
     assert link.call("EXISTS", keys.watchers(MODEL)) == 0
 
 
@@ -110,4 +110,4 @@ def test_a_blocking_wait_is_woken_by_the_outcome(redis_url: str, link: Link, cli
     # then
     _, element = waiter.read()
     waiter.close()
-    assert codec.outcome_id(codec.split_frames(element)[0]) == sent.id
+    assert outcome_codec.id_of(outcome_codec.split_frames(element)[0]) == sent.id

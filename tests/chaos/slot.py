@@ -30,6 +30,7 @@ def _arm() -> None:
     from workers.exchange import Run
     from workers.leases import Leases
     from workers.runner import Runner
+    from workers.settling import Settling
 
     folder = os.environ.get(ENV_FAULTS)
     if not folder:
@@ -43,7 +44,7 @@ def _arm() -> None:
             return
         os.kill(os.getpid(), signal.SIGKILL)
 
-    take, settled, settle_pairs, talk = Leases._take, Leases._settled, Leases._settle_pairs, Leases.talk
+    take, settled, settle_pairs, talk = Leases._take, Settling._answered, Settling.pairs, Leases.talk
     collect, send = Runner.collect, EngineProcess.send
     is_settling = False
 
@@ -62,7 +63,7 @@ def _arm() -> None:
         if self._finished is not None:
             reached("after_forward")
 
-    def note_settling(self: Leases, *args: Any) -> Any:
+    def note_settling(self: Settling, *args: Any) -> Any:
         nonlocal is_settling
         is_settling = True
         return settle_pairs(self, *args)
@@ -75,11 +76,11 @@ def _arm() -> None:
             reached("inside_settle")
         return is_taken
 
-    def after_reply(self: Leases, *args: Any) -> None:
+    def after_reply(self: Settling, *args: Any) -> None:
         settled(self, *args)
         reached("after_reply")
 
-    Leases._take, Leases._settled, Leases._settle_pairs = after_read, after_reply, note_settling  # type: ignore[method-assign]
+    Leases._take, Settling._answered, Settling.pairs = after_read, after_reply, note_settling  # type: ignore[method-assign]
     Leases.talk, Runner.collect, EngineProcess.send = inside_settle, after_forward, before_forward  # type: ignore[method-assign]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from broker import codec
+from broker import codec, outcome_codec
 from broker.errors import DecodeError
 
 _values = st.recursive(
@@ -59,12 +59,12 @@ def jobs(draw: Any) -> bytes:
 @st.composite
 def outcomes(draw: Any) -> bytes:
     """An outcome whose parts fit together more often than not."""
-    described = codec.pack_outcome_descriptor("1", draw(st.integers(0, 2**32 - 1)), draw(descriptors()))
+    described = outcome_codec.pack_descriptor("1", draw(st.integers(0, 2**32 - 1)), draw(descriptors()))
     note = draw(contexts)
     job_id = draw(ids)
     raw = msgspec.msgpack.encode(note) if note else b""
-    head = codec.OUTCOME_HEAD.pack(
-        codec.FORMAT, draw(st.integers(0, 255)), 1, len(job_id), *draw(st.tuples(*[st.floats(width=32)] * 4)), len(described),
+    head = outcome_codec.HEAD.pack(
+        outcome_codec.FORMAT, draw(st.integers(0, 255)), 1, len(job_id), *draw(st.tuples(*[st.floats(width=32)] * 4)), len(described),
         len(raw),
     )  # fmt: skip
     return b"".join((head, job_id, described, raw, draw(st.binary(max_size=64))))

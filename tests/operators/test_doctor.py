@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from broker.errors import SupervisorError
+from broker.bodies_files import FileStore
+from broker.errors import StoreError, SupervisorError
 from broker.settings import ModelSettings, RedisSettings, RetireSettings, Settings
-from operators import doctor, durability
+from operators import doctor, durability, large_bodies
 from operators.doctor import Finding
 
 
@@ -106,3 +108,67 @@ def test_a_single_redis_needs_no_word_about_replicas() -> None:
     assert (
         list(durability.on_replicas({"role": "master", "connected_slaves": "0"}, "redis-cli", is_guarded=False)) == []
     )
+
+
+def at(plain: Settings, bodies: str) -> Settings:
+    return msgspec.structs.replace(plain, queue=msgspec.structs.replace(plain.queue, bodies=bodies))
+
+
+def bodies_of(plain: Settings, bodies: str, monkeypatch: pytest.MonkeyPatch) -> Finding:
+    """What `penstock doctor` says of a store; its other checks are others' affair."""
+    monkeypatch.setattr(doctor, "CHECKS", [check for check in doctor.CHECKS if check is large_bodies.large_bodies])
+    (found,) = doctor.examine(at(plain, bodies))
+    return found
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"], ids=["folder", "url"])
+def test_the_doctor_writes_reads_and_removes_a_body_and_leaves_nothing(
+    plain: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    (tmp_path / "bodies").mkdir()
+    found = bodies_of(plain, f"{scheme}{tmp_path}/bodies", monkeypatch)
+    assert (found.level, "one was written, read and removed" in found.text) == ("ok", True)
+    assert {path.name for path in (tmp_path / "bodies").iterdir()} <= {".penstock"}
+
+
+def test_a_folder_that_is_not_there_is_left_to_those_who_use_it(
+    plain: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = bodies_of(plain, f"{tmp_path}/deep/bodies", monkeypatch)
+    assert (found.level, "is not there yet" in found.text) == ("ok", True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("bodies", ["file", "file/bodies"])
+def test_a_store_of_large_bodies_that_cannot_be_used_fails_with_its_mend(
+    plain: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bodies: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    found = bodies_of(plain, f"{tmp_path}/{bodies}", monkeypatch)
+    assert found.level == "fail"
+    assert found.mend == 'give this user the folder, or set queue.bodies = "redis" in pool.toml'
+
+
+@pytest.mark.parametrize("broken", ["write", "read"])
+def test_a_store_that_opens_and_cannot_be_used_fails(
+    plain: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise StoreError("the disk is full; empty it")
+
+    (tmp_path / "bodies").mkdir()
+    monkeypatch.setattr(FileStore, broken, refuse)
+    assert bodies_of(plain, f"{tmp_path}/bodies", monkeypatch) == Finding("fail", "the disk is full", "empty it")
+    assert [path.name for path in (tmp_path / "bodies").iterdir()] == [".penstock"]
+
+
+def test_a_store_that_hangs_does_not_hang_the_doctor(
+    plain: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    (tmp_path / "bodies").mkdir()
+    monkeypatch.setattr(FileStore, "read", lambda self, name: bool(go.wait(20)) and None)
+    monkeypatch.setattr(large_bodies, "PATIENCE_S", 0.1)
+    found = bodies_of(plain, f"{tmp_path}/bodies", monkeypatch)
+    go.set()
+    assert (found.level, "did not answer within 0.1 s" in found.text) == ("fail", True)

@@ -213,8 +213,9 @@ def test_up_stops_what_it_started_when_redis_refuses_what_it_writes(
         raise ResponseError("OOM command not allowed when used memory > 'maxmemory'.")
 
     monkeypatch.setattr(pool, "publish", refuse)
+    monkeypatch.setenv("PENSTOCK_CONFIG", configured.path)  # as --config does in our process, for good
     with pytest.raises(SystemExit) as ended:
-        main(["--config", configured.path, "up"])
+        main(["up"])
     assert ended.value.code == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: Redis refused what this command asks: OOM ")
     assert not Supervisor(configured).is_running()

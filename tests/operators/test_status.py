@@ -128,6 +128,18 @@ def test_a_slot_that_cannot_load_is_shown_with_its_reason(settings: Settings) ->
     ]
 
 
+@pytest.mark.parametrize(("last", "says"), [("load_failed", ": no such device"), ("killed", "")])
+def test_a_back_off_shows_the_detail_of_the_exit_it_names_and_of_no_older_one(
+    settings: Settings, last: str, says: str
+) -> None:
+    waiting = SlotStatus(
+        "box/3", 3, "tiny", "backing off", False, reason=f"4 lives in a row settled nothing (last: {last})",
+        last_exit="load_failed", last_exit_detail="no such device",
+    )  # fmt: skip
+    (said,) = problems(settings, model(), slots=(waiting,))
+    assert f"(last: {last}){says}; it tries again by itself" in said
+
+
 @pytest.mark.parametrize("state", ["exiting", "backing off", "retiring"])
 def test_a_slot_that_comes_back_by_itself_needs_no_up(settings: Settings, state: str) -> None:
     slot = SlotStatus("box/0", 0, "tiny", state, False, reason="x")

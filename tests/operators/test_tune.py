@@ -73,6 +73,7 @@ def test_a_real_model_is_measured_and_pool_toml_written(config: Path) -> None:
     assert written["row_buckets"][-1] == written["max_rows"] == found["choice"]["step"]["rows"]
     assert "# kept as it is\n" in text
     assert "# kept too\n" in text
+    assert "slot" not in tomllib.loads(text), "without --latency-ms the wait stays as it is"
     assert stat.S_IMODE(config.stat().st_mode) == 0o640
     settings.load(str(config), environ={})
     assert sorted(one.name for one in config.parent.iterdir()) == ["data", "mlp", "pool.toml"]

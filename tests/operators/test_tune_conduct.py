@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from operators.tune import paper
 from operators.tune.conduct import Conductor, Tuned, Wishes
 from operators.tune.decide import Target
 from workers.tune.words import Cell, Open, Opened, Race, Raced, Share, Time, Warm, Warmed
@@ -19,12 +20,14 @@ class FakeProgram:
     def __init__(
         self, ms: Callable[[int, tuple[int, ...]], float], *, device: str = "cpu", max_rows: int = 64,
         shares: list[Share] | None = None, too_large: int = 1 << 20, gain: float = 0.5, sizes: dict[int, int] | None = None,
+        noise: Iterable[float] = (),
     ) -> None:  # fmt: skip
         self.now = 0.0
         self.asked: list[Any] = []
         self._ms, self._max_rows, self._too_large, self._gain = ms, max_rows, too_large, gain
         self._device, self._shares = device, shares or [Share((), 10)]
         self._sizes = {"seq": sizes} if sizes else {}
+        self._noise = iter(noise)  # by race: the share of the rows/s that neighbours leave
 
     def clock(self) -> float:
         return self.now
@@ -48,7 +51,7 @@ class FakeProgram:
                 return Warmed(0.1)
             case Race(engines, row_buckets, seconds):
                 self.now += seconds
-                rate = 1000 * (1 + (engines - 1) * self._gain)
+                rate = 1000 * (1 + (engines - 1) * self._gain) * next(self._noise, 1.0)
                 return Raced(engines, row_buckets[-1], rate, 1.0, 1.0, engines * 1000)
 
     def asked_for(self, kind: Any) -> list[Any]:
@@ -56,7 +59,7 @@ class FakeProgram:
 
 
 def tuned(program: FakeProgram, *, target: Target = NO_LIMIT, budget_s: float = 45.0, most_slots: int = 4) -> Tuned:
-    wishes = Wishes(target, budget_s, most_slots)
+    wishes = Wishes(target, budget_s, most_slots, 5.0)
     return Conductor(program, wishes, say=lambda _: None, clock=program.clock).tune(QUESTION)  # type: ignore[arg-type]
 
 
@@ -107,8 +110,30 @@ def test_slots_are_added_while_each_gains() -> None:
     assert tuned(FakeProgram(saturating, gain=0.5)).slots == 4
     program = FakeProgram(saturating, gain=0.05)
     assert tuned(program).slots == 1
-    assert [one.engines for one in program.asked_for(Race)] == [1, 2]
+    assert [one.engines for one in program.asked_for(Race)] == [1, 1, 2, 2]
     assert tuned(FakeProgram(saturating), most_slots=1).slots == 1
+
+
+def test_a_race_that_neighbours_disturbed_decides_nothing() -> None:
+    assert tuned(FakeProgram(saturating, gain=0.05, noise=(0.6, 1.0, 1.0, 0.7))).slots == 1
+    disturbed = FakeProgram(saturating, gain=0.5, noise=(1.0, 0.8, 0.5, 1.0))
+    found = tuned(disturbed, most_slots=2)
+    assert found.slots == 2
+    assert [heat.rows_per_s for heat in found.heats] == [1000, 1500]
+
+
+def test_a_tuning_without_a_target_leaves_the_wait_as_it_is() -> None:
+    assert tuned(FakeProgram(saturating)).max_wait_ms is None
+    found = tuned(FakeProgram(saturating), target=Target(latency_ms=20.0))
+    assert found.max_wait_ms == 2.0  # 8 rows take 8 ms: 20 - (2 * 8 + 2)
+    assert "max_wait_ms = 2.0" in "\n".join(paper.advice(found, {}))
+    assert "max_wait_ms stays" in "\n".join(paper.advice(tuned(FakeProgram(saturating)), {}))
+
+
+def test_a_busy_machine_is_told_and_a_quiet_one_is_not() -> None:
+    (line,) = paper.neighbours(3.4, 2)
+    assert line.startswith("warning: the load average was 3.4 on 2 cores")
+    assert list(paper.neighbours(1.9, 2)) == []
 
 
 def test_on_a_gpu_memory_is_taken_first_and_times_from_a_warm_engine() -> None:

@@ -88,14 +88,14 @@ def test_sizes_in_between_are_tried_where_the_next_bucket_is_dear_and_save_paddi
     assert decide.padding(LINEAR, list(range(1, 17))) == pytest.approx(0)
 
 
-def test_waiting_pays_only_where_a_pass_costs_much_by_itself_and_the_target_leaves_time() -> None:
+def test_the_wait_is_touched_only_where_the_target_leaves_less_than_it_may_take() -> None:
     chosen = A100[3]
-    assert decide.wait(LINEAR, LINEAR[2], Target(latency_ms=500.0))[0] == 0.0
-    assert decide.wait(A100, chosen, NO_LIMIT)[0] == 0.0
-    wait_ms, reason = decide.wait(A100, chosen, Target(latency_ms=10.5))
+    assert decide.wait(chosen, NO_LIMIT, 5.0)[0] is None
+    assert decide.wait(chosen, Target(latency_ms=500.0), 5.0)[0] is None
+    assert decide.wait(chosen, Target(latency_ms=10.5), 0.0)[0] is None, "switched off by hand"
+    wait_ms, reason = decide.wait(chosen, Target(latency_ms=10.5), 5.0)
     assert wait_ms == pytest.approx(1.0)  # 10.5 - (2 * 3.74 + 2)
-    assert "upper bound" in reason
-    assert decide.wait(A100, chosen, Target(latency_ms=9.6))[0] == 0.0
+    assert reason == "the target leaves 1.0 ms: no batch may wait longer for company"
 
 
 def test_a_slot_more_must_gain_ten_percent_and_keep_the_target() -> None:

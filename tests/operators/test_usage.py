@@ -84,5 +84,5 @@ def test_penstock_alone_shows_the_commands_as_they_are_needed(folder: Path) -> N
     assert answer.stdout.startswith("Usage: penstock [OPTIONS]")
     listed = answer.stdout.partition("Commands:\n")[2].splitlines()
     names = [line.split()[0] for line in listed]
-    assert names == ["up", "status", "submit", "scale", "models", "dead", "doctor", "down"]
+    assert names == ["up", "status", "submit", "scale", "tune", "models", "dead", "doctor", "down"]
     assert not any(line.endswith("...") for line in listed)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from broker import codec, keys
+from broker import codec, keys, outcome_codec
 from broker.bodies import REDIS
 from broker.bodies_store import BodyStore
 from broker.claimed import with_body
@@ -51,13 +51,13 @@ Act: TypeAlias = Callable[[Job, Rows], Any]
 def double(job: Job, rows: Rows) -> bytes:
     """An outcome with y = 2x."""
     columns = codec.pack_columns([("y", "float32", tuple(rows.shape[1:]))])
-    return done(job, codec.pack_outcome_descriptor("1", job.rows, columns), (rows * 2).tobytes())
+    return done(job, outcome_codec.pack_descriptor("1", job.rows, columns), (rows * 2).tobytes())
 
 
 def done(job: Job, descriptor: bytes, data: bytes, note: dict[str, Any] | None = None, marks: int = 0) -> bytes:
-    status = int(Status.DONE) | marks | (codec.OUTCOME_ONE_ROW if job.is_one_row else 0)
+    status = int(Status.DONE) | marks | (outcome_codec.ONE_ROW if job.is_one_row else 0)
     timings = (1.0, 0.5, 0.25, 1.75)
-    return codec.encode_outcome(
+    return outcome_codec.encode(
         job.id, status, attempt=job.attempt, timings=timings, descriptor=descriptor, note=note, data=data
     )
 

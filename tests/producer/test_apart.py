@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from broker import keys
+from broker import keys, spec
 from broker.bodies_store import BodyStore, open_store
 from broker.connection import Link
 from broker.spec import Limits
-from producer import AsyncProducer, InvalidInput, KeyConflict, PenstockError, Producer, QueueFull
+from producer import AsyncProducer, InvalidInput, KeyConflict, PenstockError, Producer, QueueFull, talks
+from producer.channel import Channel
+from producer.tickets import Parcel
 from tests.broker.apart import lying
 from tests.producer.fake import MODEL, Worker, drain_fast, wait_until
 
@@ -146,6 +148,46 @@ def test_a_store_that_changed_meanwhile_gets_the_body(redis_url: str, publish: P
         handle = producer.submit(MODEL, LARGE)
     assert outside.names() == [handle.id.rpartition(":")[2]]
     assert Place("redis", outside.link).names() == []
+
+
+def _moving(monkeypatch: pytest.MonkeyPatch, publish: Publish, to: Place) -> None:
+    """The pool's store changes, and another thread of the client learns it, once, between packing and writing."""
+    note = talks.note_bodies
+    moves = iter([to])
+
+    def moved(channel: Channel, parcel: Parcel) -> talks.Talk[None]:
+        for place in moves:
+            publish(limits=place.limits())
+            channel.learn(spec.fetch(place.link, MODEL))
+        return note(channel, parcel)
+
+    monkeypatch.setattr(talks, "note_bodies", moved)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_store_that_changes_between_packing_and_writing_gets_body_and_reference(
+    redis_url: str, publish: Publish, outside: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    # given
+    other = Place(f"{tmp_path}/other", outside.link)
+    publish(limits=outside.limits())
+    _moving(monkeypatch, publish, other)
+
+    async def scene() -> str:
+        async with AsyncProducer(redis_url) as producer:
+            return (await producer.submit(MODEL, LARGE)).id
+
+    # when
+    if is_async:
+        job_id = asyncio.run(scene())
+    else:
+        with Producer(redis_url) as producer:
+            job_id = producer.submit(MODEL, LARGE).id
+    # then
+    (blob,) = waiting(outside.link)
+    assert other.store is not None
+    assert other.store.token.encode() in blob
+    assert (outside.names(), other.names()) == ([], [job_id.rpartition(":")[2]])
 
 
 def test_a_client_that_was_told_so_sends_large_data_in_the_job(

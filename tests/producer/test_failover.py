@@ -32,6 +32,7 @@ def guarded() -> Iterator[Replicated]:
         link.connect()
         spec.publish(link, model_spec(), Limits())
         Queue(MODEL, "none").ensure_groups(link)
+        assert link.call("WAIT", 1, 4000) >= 1, "a replica has the model, else a failover forgets it"
         link.close()
         yield found
 

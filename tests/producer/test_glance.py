@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +12,8 @@ import pytest
 from broker.connection import Link
 from broker.errors import QueueFull
 from broker.spec import Limits
-from producer import Producer, sender
+from producer import Producer, reader, sender
+from tests.wait import wait_until
 from tests.workers.fakes import MODEL, RunningSlot
 
 ROW = np.ones(4, "float32")
@@ -94,3 +96,32 @@ def test_a_connection_lost_during_a_glance_is_made_again(redis_url: str, link: L
             if "cmd=blpop" in connection or "cmd=lpop" in connection:
                 link.call("CLIENT", "KILL", "ID", connection.split()[0].removeprefix("id="))
         assert np.array_equal(producer.infer(MODEL, ROW * 4, 5)["y"], ROW * 8)
+
+
+def test_a_read_that_is_never_answered_is_given_up(redis_url: str, link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a host that vanished: the connection is there, and says nothing any more
+    monkeypatch.setattr(reader, "SLICE_S", 0.1)
+    monkeypatch.setattr(reader, "READ_TIMEOUT_S", 0.1)
+    with RunningSlot(redis_url), Producer(redis_url) as producer:
+        producer.infer(MODEL, ROW, 5)
+        dead = producer._models[MODEL].reader._link
+        silent = socket.socketpair()
+        dead._socket, live = silent[0], dead._socket
+        dead.send(("BLPOP", "nothing", 1))
+        try:
+            assert np.array_equal(producer.infer(MODEL, ROW * 4, 5)["y"], ROW * 8)
+            assert dead._socket not in (*silent, None)
+        finally:
+            for one in (*silent, live):
+                one.close()
+
+
+def test_no_time_left_still_means_one_look(redis_url: str, link: Link) -> None:
+    with RunningSlot(redis_url), Producer(redis_url) as producer:
+        producer.infer(MODEL, ROW, 5)
+        place = producer._models[MODEL]
+        handle = producer.submit(MODEL, ROW * 3)
+        wait_until(lambda: link.call("LLEN", place.intake.reply_key) == 1, "the outcome lies in the reply list")
+        place.reader._link.send(("BLPOP", "penstock:{t}:nothing", 0.01))  # as a glance that heard nothing
+        wait_until(lambda: place.reader._link.is_readable(0.5), "it is answered with nothing")
+        assert np.array_equal(handle.result(0)["y"], ROW * 6)

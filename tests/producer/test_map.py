@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from broker import codec
+from broker import outcome_codec
 from broker.connection import Link
 from broker.messages import Job, Status
 from broker.queue import Fault
@@ -43,7 +43,7 @@ def test_map_yields_failures_in_their_place_when_asked(producer: Producer, redis
     def odd_fails(job: Job, rows: Rows) -> Fault | bytes:
         if rows[0][0] % 2 == 0:
             return double(job, rows)
-        outcome = codec.encode_failure(job, Status.FAILED, reason="odd", text="odd")
+        outcome = outcome_codec.encode_failure(job, Status.FAILED, reason="odd", text="odd")
         return Fault.of(job, "failed", reason="odd", outcome=outcome)
 
     inputs = [np.full(4, number, np.float32) for number in range(4)]

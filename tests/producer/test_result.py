@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from broker import codec, keys
+from broker import keys, outcome_codec
 from broker.connection import Link
 from broker.messages import Job, Status
 from broker.queue import Fault
@@ -49,7 +49,7 @@ def test_a_postprocessed_value_is_plain_python(producer: Producer, redis_url: st
     def value(job: Job, rows: Rows) -> bytes:
         note = {"row_errors": {1: "no such label"}, "flags": {"0": "y over 5"}}
         data = msgspec.msgpack.encode({"label": "cat"})
-        return done(job, codec.pack_outcome_descriptor("1", 1, b"\0"), data, note, codec.OUTCOME_VALUE)
+        return done(job, outcome_codec.pack_descriptor("1", 1, b"\0"), data, note, outcome_codec.VALUE)
 
     with Worker(redis_url, value):
         result = producer.infer(MODEL, ROW, timeout=5)
@@ -70,7 +70,7 @@ def test_a_job_that_ended_badly_raises(
     producer: Producer, redis_url: str, status: Status, fate: str, error: type[JobFailed]
 ) -> None:
     def fail(job: Job, rows: Rows) -> Fault:
-        outcome = codec.encode_failure(job, status, reason="bad_input", text="division by zero")
+        outcome = outcome_codec.encode_failure(job, status, reason="bad_input", text="division by zero")
         return Fault.of(job, fate, reason="bad_input", outcome=outcome)  # type: ignore[arg-type]
 
     with Worker(redis_url, fail):

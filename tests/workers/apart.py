@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from broker import bodies, bodies_sweep, codec
+from broker.answer import Answer
 from broker.bodies_store import BodyStore
 from broker.messages import Kind
 from tests.workers.fakes import MODEL, Client
@@ -38,7 +39,7 @@ def submit(
     commands = bodies_sweep.write(MODEL, written) if store is None else []
     number = client.intake.numbers.take()
     command = client.intake.submit(number, "-1", blobs, lane=2, token=token, **options)
-    answer = client.intake.read_submit(client.link.call_all([*commands, command])[-1])
+    answer = Answer.read(client.link.call_all([*commands, command])[-1])
     client.intake.numbers.answered(number)
     assert answer.code == "ok"
     return list(written)

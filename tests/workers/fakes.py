@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from broker import codec, keys, spec
+from broker import codec, keys, outcome_codec, spec
+from broker.answer import Answer
 from broker.bodies_store import BodyStore
 from broker.connection import Link
 from broker.intake import Intake
@@ -293,7 +294,7 @@ class Client:
         self._number += len(values)
         blobs = [self.blob(value, one, kind=kind, retries=retries) for value, one in zip(values, ids, strict=True)]
         number = self.intake.numbers.take()
-        answer = self.intake.read_submit(self.link.call(*self.intake.submit(number, "-1", blobs, lane=lane, **options)))
+        answer = Answer.read(self.link.call(*self.intake.submit(number, "-1", blobs, lane=lane, **options)))
         self.intake.numbers.answered(number)
         assert (answer.code, answer.accepted) == ("ok", len(values))
         return ids
@@ -304,8 +305,8 @@ class Client:
         while missing := [one for one in ids if one not in self.outcomes]:
             assert time.monotonic() < deadline, f"{len(missing)} outcomes are missing, first {missing[0]}"
             reply = self.link.call("BLPOP", self.intake.reply_key, 0.2)
-            for blob in codec.split_frames(reply[1]) if reply else ():
-                outcome = codec.decode_outcome(blob)
+            for blob in outcome_codec.split_frames(reply[1]) if reply else ():
+                outcome = outcome_codec.decode(blob)
                 assert outcome.id not in self.outcomes, f"{outcome.id} was answered twice"
                 self.outcomes[outcome.id] = outcome
         return [self.outcomes[one] for one in ids]

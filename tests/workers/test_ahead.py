@@ -123,6 +123,32 @@ def test_a_batch_sent_ahead_is_given_back_unharmed_when_the_engine_dies_of_the_o
     slot.engine.close()
 
 
+def test_a_batch_that_the_engine_prepares_while_another_computes_is_blamed_when_it_dies_of_that(
+    redis_url: str, client: Client
+) -> None:
+    # given an engine that works on its second batch, say its preprocess, before it has answered the first
+    gate = Gate()
+    slot = RunningSlot(redis_url, engine=LateEngine(SPEC, gate.backend))
+    client.submit(*([1.0] * 64))
+    client.submit(*([1.0] * 64))
+    slot.thread.start()
+    runner = slot.slot._runner
+    wait_until(lambda: gate.begun == 1 and len(runner._sent) == 2, "the second batch is sent ahead")
+    second = {piece.job.entry for piece in runner._sent[1].pieces}
+    slot.engine.progress.turn_to(runner._seq)
+    # when it dies
+    slot.engine._is_dead = True
+    slot.engine._theirs.send(b"!")
+    assert slot.join().exit is Exit.ENGINE_DIED
+    gate.open(100)
+    # then the second batch is marked, and the first is not
+    lane = keys.lane(MODEL, "normal")
+    pending = client.link.call("XPENDING", lane, keys.GROUP, "-", "+", 200, keys.RETURNED)
+    assert {one[0] for one in pending if one[3] == 2} == second
+    assert len(pending) == 128
+    slot.engine.close()
+
+
 def test_a_failed_batch_is_bisected_behind_the_one_sent_ahead(redis_url: str, client: Client) -> None:
     gate = Gate()
     slot = RunningSlot(redis_url, engine=LateEngine(SPEC, gate.backend))

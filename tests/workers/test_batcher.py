@@ -7,10 +7,12 @@ import re
 
 import pytest
 
+from broker.lease import lease_of
 from broker.messages import Column, Job, Signature
 from broker.spec import ModelSpec, TensorSpec
 from workers.allowance import Allowance
-from workers.batcher import Batch, Batcher
+from workers.batch import Batch
+from workers.batcher import Batcher
 from workers.exchange import Timed
 from workers.timetable import Timetable
 
@@ -31,9 +33,10 @@ numbers = iter(range(1, 1_000_000))
 
 def job(*, rows: int = 1, lane: int = 1, seq: int = 4, deliveries: int = 1, size: int = 100, kind: int = 0) -> Job:
     number = next(numbers)
+    entry = b"%d-0" % number
     column = Column("x", "float32", (seq,), 4 * seq)
     return Job(
-        f"c-{number}", lane, b"%d-0" % number, kind, rows, True, Signature((column,), 4 * seq), b"", 0, 60, True, 0, 1,
+        f"c-{number}", lane, entry, lease_of(lane, entry), kind, rows, True, Signature((column,), 4 * seq), b"", 0, 60, True, 0, 1,
         deliveries, size, number, 0,
     )  # fmt: skip
 
@@ -76,6 +79,18 @@ def test_higher_lanes_go_first_and_every_eighth_batch_starts_at_the_lowest() -> 
         assert batch is not None
         starts.append(batch.pieces[0].job.lane)
     assert starts == [0] * 7 + [2] + [0]
+
+
+def test_now_and_then_a_batch_is_as_large_as_may_be_though_smaller_ones_do_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("workers.batcher.FULL_EVERY", 3)
+    parts = batcher()
+    times = table((1, 10.0), (2, 24.0), (4, 50.0), (8, 99.0))  # one row a batch is best
+    parts.allowance = Allowance(times, parts.row_buckets, low_batch_ms=20.0)
+    parts.add([job() for _ in range(20)])
+    packed = [parts.pack() for _ in range(6)]
+    assert [batch.rows for batch in packed if batch is not None] == [1, 1, 8, 1, 1, 8]
 
 
 def test_shapes_are_never_mixed() -> None:
@@ -162,7 +177,7 @@ def test_clear_and_drop_forget_jobs_and_their_rows() -> None:
     jobs = [job(rows=3), job(rows=2), job(rows=20)]
     parts.add(jobs)
     parts.pack()
-    parts.drop({jobs[2].entry})
+    parts.drop({jobs[2].lease})
     assert parts.rows == 0
     parts.add(jobs[:2])
     assert parts.clear() == jobs[:2]

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from broker import keys, roster, spec
 from broker.connection import Link
+from broker.lease import lease_of
 from broker.queue import Queue
 from broker.settings import SlotSettings
 from broker.spec import Limits
@@ -66,7 +67,7 @@ def test_a_loop_that_makes_no_progress_is_not_ready_and_its_leases_are_not_renew
     ((_, ((entry, _fields),)),) = link.call(
         "XREADGROUP", "GROUP", keys.GROUP, "h/0.x", "COUNT", 1, "STREAMS", lane, ">"
     )
-    board.held[entry] = 1
+    board.held.add(lease_of(1, entry))
     link.call("XCLAIM", lane, keys.GROUP, "h/0.x", 0, entry, "IDLE", 5000, "JUSTID")
     beat = make()
     board.progress_at = 1.0

@@ -12,17 +12,18 @@ import msgspec
 import pytest
 
 from broker.errors import ConfigError
+from broker.lease import lease_of
 from broker.messages import Job, Signature
 from workers.blame import PLACE_BYTES, Blame
 
 JOB = Job(
-    id="a-1", lane=0, entry=b"", kind=0, rows=1, is_one_row=True, signature=Signature(b"", ()), data=b"", offset=0,
+    id="a-1", lane=0, entry=b"", lease=b"0", kind=0, rows=1, is_one_row=True, signature=Signature(b"", ()), data=b"", offset=0,
     result_ttl_s=0, is_stored=False, retries=0, attempt=1, deliveries=1, size=0, submitted_ms=0, deadline_ms=0,
 )  # fmt: skip
 
 
 def jobs(*leases: tuple[int, bytes]) -> list[Job]:
-    return [msgspec.structs.replace(JOB, lane=lane, entry=entry) for lane, entry in leases]
+    return [msgspec.structs.replace(JOB, lane=lane, entry=entry, lease=lease_of(lane, entry)) for lane, entry in leases]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from broker import keys, timetable
@@ -15,7 +16,7 @@ from broker.messages import Status
 from tests.wait import wait_until
 from tests.workers.fakes import MODEL, ROW_BUCKETS, SPEC, Client, Doubler, LateEngine, RunningSlot, first
 from workers.exchange import Timed
-from workers.timetable import Timetable
+from workers.timetable import KEPT, Timetable
 
 HIGH, NORMAL, LOW = 1, 2, 3
 
@@ -68,6 +69,24 @@ def test_a_burst_goes_to_one_idle_slot_as_one_batch(redis_url: str, client: Clie
     assert sizes == [4, 8, 64], "three bursts, three batches (three rows are padded to four)"
 
 
+def test_the_rest_of_a_burst_is_read_before_the_engine_begins_when_jobs_are_smaller_than_before(
+    redis_url: str, client: Client
+) -> None:
+    backend, ms = Doubler(), [Timed(rows, (), 1.0) for rows in ROW_BUCKETS for _ in range(KEPT)]
+    times = Timetable(ms, floor_s=60.0, factor=20.0)
+    with RunningSlot(redis_url, backend=backend, timetable=times, block_ms=1000) as slot:
+        # given: eight jobs were a batch
+        for _ in range(6):
+            client.wait(client.submit(np.ones((8, 4))))
+        _all_blocked([slot])
+        assert slot.slot._leases.claimer.claims.jobs_in(64) < 10
+        # when
+        del backend.batches[:]
+        client.wait(client.submit(*([1.0] * 20)))
+    # then
+    assert [len(batch) for batch in backend.batches] == [32], "20 rows, padded"
+
+
 def test_more_than_a_batch_is_shared_by_idle_slots_a_batch_each(redis_url: str, client: Client) -> None:
     backends = [Sleeper(50.0) for _ in range(3)]
     with idle_slots(redis_url, *backends, ms=50.0):
@@ -90,12 +109,19 @@ def test_while_one_slot_is_busy_the_next_job_goes_to_an_idle_one(redis_url: str,
     assert sorted(begun) == [0, 1]
 
 
-def test_a_slot_in_a_long_forward_leaves_what_comes_to_the_others(redis_url: str, client: Client) -> None:
-    # given a slot in a long forward, and more jobs than it took
+@pytest.mark.parametrize("is_first", [True, False], ids=["jobs first", "slot first"])
+def test_a_slot_in_a_long_forward_leaves_what_comes_to_the_others(
+    redis_url: str, client: Client, is_first: bool
+) -> None:
+    # given a slot in a long forward, and more jobs than a batch: its claim script found them, or its blocked read
     gate, held, long = threading.Event(), threading.Event(), Doubler()
     long.before = lambda: (held.set(), gate.wait(10))  # type: ignore[assignment, func-returns-value]
-    with RunningSlot(redis_url, name="h/0", engine=LateEngine(SPEC, long), timetable=known(60_000.0)) as slot:
-        ids = client.submit(*([1.0] * 104))
+    slot = RunningSlot(redis_url, name="h/0", engine=LateEngine(SPEC, long), timetable=known(60_000.0), block_ms=1000)
+    ids = client.submit(*([1.0] * 104)) if is_first else []
+    with slot:
+        if not is_first:
+            _all_blocked([slot])
+            ids = client.submit(*([1.0] * 104))
         assert held.wait(10)
         # when another slot comes
         with RunningSlot(redis_url, name="h/1"):
@@ -177,10 +203,12 @@ def test_a_job_that_cannot_end_in_time_expires_before_a_forward_is_spent_on_it(r
 def test_what_forwards_took_is_there_for_the_next_life(redis_url: str, client: Client, link: Link) -> None:
     digest, device = "ab" * 32, "h/cpu"
     slot = RunningSlot(redis_url, timetable=known(1.0))
-    slot.slot._remember = lambda sizes: timetable.save(MODEL, digest, device, sizes)
+    slot.slot._upkeep._remember = lambda sizes: timetable.save(MODEL, digest, device, sizes)
+    slot.slot._upkeep._kept.due_at = float("inf")  # however slow this machine is: written at the end alone
     with slot:
         for _ in range(20):
             client.wait(client.submit(1.0))
+        assert timetable.load(link, MODEL, digest, device) == []
     learned = {one.rows: one for one in timetable.load(link, MODEL, digest, device)}
     assert learned.keys() == set(ROW_BUCKETS)
     assert learned[1].median_ms < 1.0 == learned[64].median_ms

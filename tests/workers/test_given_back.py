@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker import keys, spec
 from broker.connection import Command, Link
@@ -91,6 +92,19 @@ def test_what_is_given_back_while_a_blocked_read_is_out_arrives_at_once_with_its
     assert time.monotonic() - began < 20, "it did not wait for the read"
 
 
+def test_a_drain_is_no_loss_and_says_nothing_of_redis(redis_url: str, link: Link, holder: Holder) -> None:
+    Client(redis_url).submit(1.0)
+    holder.claim()
+    for is_away, events in ((False, []), (True, ["redis lost", "redis is back"])):
+        holder.block()
+        with capture_logs() as logs:
+            holder.leases.hang_up()
+            if is_away:
+                holder.leases._contact.lose(ConnectionError("Redis went away, too"))
+            holder.until_quiet()
+        assert [log["event"] for log in logs if log["event"].startswith("redis")] == events
+
+
 @pytest.mark.parametrize("is_sent", [False, True], ids=["before it was sent", "before it ran"])
 def test_a_mark_outlives_a_connection_that_breaks_again_right_after_the_reconnect(
     redis_url: str, link: Link, holder: Holder, monkeypatch: pytest.MonkeyPatch, is_sent: bool
@@ -118,10 +132,10 @@ def test_a_look_for_ghosts_leaves_those_alone_that_are_on_their_way_back(
     heard: list[list[Command]] = []
     for command, handler in holder.leases._ghosts.pairs():
         holder.leases._owed.add(
-            holder.queue.give_back([], marks=1), lambda reply: None, frozenset(job.entry for job in jobs)
+            holder.queue.give_back([], marks=1), lambda reply: None, frozenset(job.lease for job in jobs)
         )
         for job in jobs:
-            holder.leases._board.held.pop(job.entry, None)
+            holder.leases._board.held.discard(job.lease)
         handler(link.call(*command))
         heard.append([command])
     assert len(heard) == 3

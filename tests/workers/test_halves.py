@@ -6,9 +6,10 @@ import random
 
 import msgspec
 
+from broker.lease import lease_of
 from broker.messages import Job, Signature
 from workers import halves
-from workers.batcher import Batch, Piece
+from workers.batch import Batch, Piece
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -18,8 +19,26 @@ def bucket(rows: int) -> int:
 
 
 def job(number: int, rows: int = 1) -> Job:
+    entry = b"%d-0" % number
     return Job(
-        f"c-{number}", 1, b"%d-0" % number, 0, rows, True, Signature((), 0), b"", 0, 60, True, 0, 1, 1, 100, number, 0
+        f"c-{number}",
+        1,
+        entry,
+        lease_of(1, entry),
+        0,
+        rows,
+        True,
+        Signature((), 0),
+        b"",
+        0,
+        60,
+        True,
+        0,
+        1,
+        1,
+        100,
+        number,
+        0,
     )
 
 
@@ -57,10 +76,10 @@ def test_parts_by_jobs_keep_jobs_whole() -> None:
 
 def test_without_a_job_the_others_of_its_part_stay() -> None:
     whole = batch(5, 1, 7)
-    left = halves.without(whole, b"1-0", bucket)
+    left = halves.without(whole, lease_of(1, b"1-0"), bucket)
     assert left is not None
     assert [p.job.id for p in left.pieces] == ["c-0", "c-2"]
     assert (left.rows, left.bucket) == (12, 16)
-    assert halves.without(whole, b"9-0", bucket) is whole
+    assert halves.without(whole, lease_of(1, b"9-0"), bucket) is whole
     alone = msgspec.structs.replace(whole, pieces=whole.pieces[:1])
-    assert halves.without(alone, b"0-0", bucket) is None
+    assert halves.without(alone, lease_of(1, b"0-0"), bucket) is None

@@ -13,7 +13,7 @@ from broker import keys
 from broker.connection import Link
 from tests.wait import wait_until
 from tests.workers.fakes import MODEL, SPEC, Client, Doubler, LateEngine, RunningSlot, SilentEngine, first
-from workers.batcher import Batch
+from workers.batch import Batch
 from workers.exchange import Measure, Run
 from workers.exits import Exit
 from workers.runner import Runner

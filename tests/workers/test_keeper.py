@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,48 @@ def test_a_url_without_fsspec_says_what_to_install(monkeypatch: pytest.MonkeyPat
         open_store("s3://bucket/prefix")
 
 
-def test_a_protocol_that_fsspec_does_not_know_is_one_line() -> None:
-    with pytest.raises(StoreError, match="nosuch"):
+def test_a_protocol_that_fsspec_does_not_know_is_one_line_and_a_word_to_correct() -> None:
+    with pytest.raises(StoreError, match=r"cannot be used from here .*nosuch.*; correct queue\.bodies in pool\.toml$"):
         open_store("nosuch://bucket")
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "mend"),
+    [
+        ("s3://bucket/prefix", "s3fs", "pip install s3fs, for slots and producers alike"),
+        ("smb://host/share", "smbclient", "install what it names with pip, for slots and producers alike"),
+    ],
+)
+def test_a_protocol_whose_package_is_missing_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, url: str, module: str, mend: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(StoreError) as caught:
+        open_store(url)
+    text, _, end = str(caught.value).rpartition("; ")
+    assert (end, "does not answer" in text) == (mend, False)
+
+
+def test_a_body_that_could_not_be_removed_is_noted_until_it_can(
+    redis_url: str, client: Client, link: Link, folder: BodyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given: a job that has ended, and a store that removes nothing
+    def refuse(names: object) -> None:
+        raise StoreError("the folder is read-only")
+
+    with RunningSlot(redis_url, store=folder):
+        ids = submit(client, 1.0, store=folder)
+        client.wait(ids)
+    other = keeper(redis_url, folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "remove", refuse)
+        with suppress(StoreError):
+            other.tick(0.0)
+    assert link.call("ZRANGE", keys.bodies(MODEL, folder.token), 0, -1) == [ids[0].encode()]
+    # when
+    later = other._now_ms() + 2 * bodies_sweep.RETRY_MS
+    monkeypatch.setattr(other, "_now_ms", lambda: later)
+    other.tick(1.0)
+    # then
+    assert (lying(folder), link.call("ZCARD", keys.bodies(MODEL, folder.token))) == ([], 0)
+    other._link.close()

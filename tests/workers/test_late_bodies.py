@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from broker import keys
+from broker.bodies import refer
 from broker.bodies_store import BodyStore, open_store
 from broker.connection import Link
 from broker.messages import LANES, Status
 from tests.wait import wait_until
 from tests.workers.apart import submit
 from tests.workers.fakes import MODEL, SPEC, Client, Doubler, LateEngine, RunningSlot, first
-from workers import bodies as fetching
+from tests.workers.test_batcher import job
+from workers import readers
+from workers.bodies import Bodies
 
 
 @pytest.fixture
@@ -61,7 +65,7 @@ def test_a_store_that_never_answers_is_given_up_for_the_job(
 ) -> None:
     go = threading.Event()
     monkeypatch.setattr(folder, "read", lambda name: bool(go.wait(20)) and None)
-    monkeypatch.setattr(fetching, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(readers, "PATIENCE_S", 0.1)
     try:
         with RunningSlot(redis_url, store=folder):
             (outcome,) = client.wait(submit(client, 1.0, store=folder))
@@ -142,3 +146,62 @@ def returned(link: Link) -> int:
     return sum(
         len(link.call("XPENDING", keys.lane(MODEL, name), keys.GROUP, "-", "+", 9, keys.RETURNED)) for name in LANES
     )
+
+
+class Shelf:
+    """A store that answers when it is told to."""
+
+    token = "shelf"
+
+    def __init__(self) -> None:
+        self.go = threading.Semaphore(0)
+
+    def read(self, name: str) -> bytes:
+        assert self.go.acquire(timeout=10)
+        return b"body"
+
+    def write(self, bodies: Mapping[str, bytes]) -> None: ...
+
+    def remove(self, names: Iterable[str]) -> None: ...
+
+
+class Everything:
+    """Leases of one who holds them all."""
+
+    def __contains__(self, lease: object) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("is_claimed_again", [False, True])
+def test_a_body_that_comes_for_a_job_given_back_meanwhile_is_dropped(is_claimed_again: bool) -> None:
+    # given
+    shelf = Shelf()
+    bodies = Bodies(
+        model=MODEL, store=shelf, ask=lambda command, handler: True, losses=lambda: 0, held=Everything(), wake=lambda: None,
+        redis_ms=lambda: 0.0,
+    )  # fmt: skip
+    old = msgspec.structs.replace(job(rows=3), body=refer("shelf", "abc-1", b"body"))
+    again = msgspec.structs.replace(old, deliveries=2)
+    bodies.split([old])
+    threads = bodies._readers
+    assert threads is not None
+    try:
+        wait_until(lambda: threads._under_way[0] is not None, "its body is being read")
+        # when
+        assert bodies.clear() == [old]
+        shelf.go.release()
+        wait_until(lambda: not threads._read.empty(), "its body has come")
+        if is_claimed_again:
+            bodies.split([again])
+        bodies.advance()
+        # then
+        assert (bodies.ready, bodies.rows, bodies.is_fetching) == ([], 3 * is_claimed_again, is_claimed_again)
+        if is_claimed_again:
+            shelf.go.release()
+            wait_until(lambda: not threads._read.empty(), "the body has come again")
+            bodies.advance()
+            assert [one.deliveries for one in bodies.ready] == [2]
+        assert (bodies.rows, bodies.faults, bodies.is_fetching) == (0, [], False)
+    finally:
+        shelf.go.release(9)
+        bodies.close()

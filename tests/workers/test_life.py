@@ -17,6 +17,7 @@ from broker.errors import ConfigError, RedisUnavailable
 from broker.queue import Queue
 from broker.roster import Assignment
 from broker.settings import RedisSettings, Settings
+from operators import status
 from tests import models
 from tests.wait import wait_until
 from tests.workers.test_blame import jobs
@@ -37,9 +38,9 @@ def make(redis_url: str, link: Link, tmp_path: Path) -> Make:
     """Lives of slot 0 of host h, assigned the mlp model unless told otherwise."""
     models.mlp(tmp_path / "mlp")
 
-    def make(assignment: Assignment | None = None) -> Life:
+    def make(assignment: Assignment | None = None, *, bodies: str = "redis") -> Life:
         raw: dict[str, Any] = {
-            "redis": {"url": redis_url}, "slot": {"block_ms": 50},
+            "redis": {"url": redis_url}, "slot": {"block_ms": 50}, "queue": {"bodies": bodies},
             "pool": {"var_dir": str(tmp_path / "var"), "host": "h"},
             "models": {"mlp": {"artifact": str(tmp_path / "mlp")}},
         }  # fmt: skip
@@ -93,6 +94,26 @@ def test_a_model_that_cannot_be_served_says_why(make: Make, link: Link, tmp_path
     assert state["state"] == "failing"
     assert "penstock models seal" in state["reason"]
     assert link.call("ZCARD", keys.failing("mlp")) == 1, "others must not retire meanwhile"
+
+
+def test_a_store_of_large_bodies_that_cannot_be_used_is_the_reason_that_status_shows(
+    make: Make, link: Link, tmp_path: Path
+) -> None:
+    # given
+    (tmp_path / "file").write_text("")
+    bodies = f"{tmp_path}/file/bodies"
+    assert make(bodies=bodies).live() is Exit.MISCONFIGURED
+    # when the next life backs off
+    life = make(bodies=bodies)
+    thread = threading.Thread(target=life.live)
+    thread.start()
+    wait_until(lambda: roster.slots(link)["h/0"].get("reason", "").endswith("(last: misconfigured)"), "it backs off")
+    found = status.read(link, life.settings)
+    life.stop()
+    thread.join(20)
+    # then
+    (said,) = [one.text for one in found.problems if "backing off" in one.text]
+    assert f"(last: misconfigured): queue.bodies: large bodies stand in the folder {bodies}, which cannot be" in said
 
 
 def test_an_assignment_to_another_artifact_is_refused(make: Make, link: Link, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from broker import keys
 from broker.connection import Link
+from broker.lease import lane_and_entry, lease_of
 from broker.queue import Fault, Queue
 from tests.wait import wait_until
 from tests.workers.fakes import MODEL, SPEC, Client, Doubler, LateEngine, RunningSlot, first
@@ -52,7 +53,7 @@ def test_an_entry_id_that_another_job_got_after_a_failover_ends_only_that_job(
         # given: job 1 runs
         client.submit(1.0)
         assert gate.begun.wait(10)
-        (entry,) = slot.board.held
+        ((_, entry),) = map(lane_and_entry, slot.board.held)
         # when: its entry is another job's, which nobody has claimed yet
         other = client.blob(5.0, "cli-77")
         link.call_all([
@@ -78,7 +79,7 @@ def test_leases_that_were_lost_are_dropped_and_the_others_settled(redis_url: str
     with slot:
         assert gate.begun.wait(10)
         wait_until(lambda: len(slot.board.held) == 40, "all are in hand")
-        gone = list(slot.board.held)[:10]
+        gone = [entry for entry, _ in link.call("XRANGE", slot.queue.lanes[1], "-", "+", "COUNT", 10)]
         # when: the new master knows nothing of ten of them
         link.call_all([("XACK", slot.queue.lanes[1], keys.GROUP, *gone), ("XDEL", slot.queue.lanes[1], *gone)])
         with capture_logs() as logs:
@@ -171,11 +172,11 @@ def test_forgotten_scripts_are_no_trouble_to_any_part_of_a_slot(redis_url: str, 
 
 def test_an_id_in_hand_that_comes_with_another_job_is_that_jobs_from_then_on() -> None:
     # given: the slot claims what a failover gave the id to before it sees that the connection broke
-    forgotten = Forgotten()
-    forgotten.took(b"5-0", "cli-1")
-    assert forgotten.is_held(b"5-0", "cli-1"), "swept and claimed again: the copy in hand goes on"
-    assert not forgotten.is_held(b"5-0", "cli-77")
-    forgotten.took(b"5-0", "cli-77")
+    forgotten, lease = Forgotten(), lease_of(1, b"5-0")
+    forgotten.took(lease, "cli-1")
+    assert forgotten.is_held(lease, "cli-1"), "swept and claimed again: the copy in hand goes on"
+    assert not forgotten.is_held(lease, "cli-77")
+    forgotten.took(lease, "cli-77")
     # then
     faults = [Fault(1, b"5-0", 1, job_id, 0, "failed", 0, "test", b"") for job_id in ("cli-1", "cli-77")]
     assert [one.id for one in forgotten.faults(faults)] == ["cli-77"]

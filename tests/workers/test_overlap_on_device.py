@@ -30,6 +30,7 @@ from workers.engine_client import make_slabs  # noqa: E402
 from workers.exchange import Measure, Ran, Run  # noqa: E402
 from workers.flight import Flight  # noqa: E402
 from workers.forward import Forward  # noqa: E402
+from workers.progress import Progress  # noqa: E402
 from workers.slabs import Slab  # noqa: E402
 
 BUCKETS = (1, 2, 4)
@@ -160,7 +161,7 @@ def serving(driver: Driver, tmp_path: Path) -> Iterator[Any]:
 
         def serve() -> None:
             with suppress(BrokenPipeError):  # the process ends then
-                conveyor.serve(theirs, board=forward.board, answer=answer, stamp=lambda: None)
+                conveyor.serve(theirs, board=forward.board, answer=answer, progress=Progress())
 
         threads.append(threading.Thread(target=serve))
         threads[0].start()
@@ -280,7 +281,7 @@ def test_asking_the_device_after_a_failure_leaves_the_staged_batch_as_it_was(dri
             if one.seq == 2:
                 ours.close()
 
-        conveyor.serve(theirs, board=forward.board, answer=answer, stamp=lambda: None)
+        conveyor.serve(theirs, board=forward.board, answer=answer, progress=Progress())
     assert [one.reason for one in said] == ["out_of_memory", ""]
     assert output(slabs[0], 1) == [4.0] * 4
 

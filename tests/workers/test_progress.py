@@ -23,3 +23,11 @@ def test_a_stamp_of_another_process_is_seen_on_our_clock() -> None:
     assert page.count == 2
     assert began < page.at_s < time.monotonic()
     page.close()
+
+
+def test_the_slot_sees_which_batch_the_engine_turned_to() -> None:
+    page = Progress()
+    assert page.number == 0
+    page.turn_to(7)
+    assert (page.number, page.count) == (7, 1)
+    page.close()

@@ -12,6 +12,7 @@ import pytest
 
 from broker import keys
 from broker.connection import Link
+from broker.lease import lane_and_entry
 from broker.messages import Kind, Status
 from broker.queue import Queue
 from broker.spec import ModelSpec, TensorSpec
@@ -200,7 +201,7 @@ def test_a_lease_swept_away_and_claimed_again_by_its_holder_runs_once(
         ids = client.submit(*range(150))
         assert begun.wait(10)
         wait_until(lambda: len(slot.board.held) > 64, "one batch runs, more are in hand")
-        held = [(lane, entry) for entry, lane in slot.board.held.items()]
+        held = [lane_and_entry(lease) for lease in slot.board.held]
         link.call(*Queue(MODEL, slot.queue.consumer).give_back(held, marks=1))  # what another slot's sweep does
         gate.set()
         outcomes = client.wait(ids)

@@ -27,7 +27,6 @@ from tests.workers.fakes import (
     Arrays,
     Client,
     Doubler,
-    FakeEngine,
     LateEngine,
     RunningSlot,
     first,
@@ -66,7 +65,7 @@ class Device(Doubler):
         return [len(batch) for batch in self.batches]
 
 
-class Lingering(FakeEngine):
+class Lingering(LateEngine):
     """An engine that stays when its device broke; notes that it was killed."""
 
     was_killed = False
@@ -159,9 +158,11 @@ def test_nothing_more_is_asked_of_a_poisoned_engine_and_what_was_read_ahead_is_r
     backend = Device()
     engine = Lingering(SPEC, backend)
     slot = RunningSlot(redis_url, engine=engine)
-    client.submit(POISONS, *range(150))
+    backend.before = lambda: wait_until(lambda: len(slot.board.held) > 64, "jobs were read ahead")
+    client.submit(POISONS, *range(89))  # too few behind the first batch for a second one to be sent ahead
     slot.thread.start()
     assert slot.join().exit is Exit.DEVICE_FAULT
+    engine.close()
     assert engine.was_killed
     assert len(backend.batches) == 1
     leases = link.call("XPENDING", slot.queue.lanes[1], keys.GROUP, "-", "+", 1000)

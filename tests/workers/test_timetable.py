@@ -9,6 +9,7 @@ import pytest
 from broker.errors import ConfigError
 from broker.settings import load
 from workers.exchange import Timed
+from workers.kept import FEW, FIRST_S, Kept
 from workers.timetable import KEPT, Timetable
 
 
@@ -65,3 +66,21 @@ def test_a_hang_factor_that_would_kill_a_usual_forward_is_refused(tmp_path: Path
     config.write_text("[slot]\nhang_factor = 1.0\n")
     with pytest.raises(ConfigError, match=r"hang_factor = 1\.0 must be above 1"):
         load(str(config), environ={})
+
+
+def test_what_was_learned_is_written_seldom_and_once_more_at_the_end() -> None:
+    times = table((8, (), 10.0))
+    kept = Kept(times, now=100.0)
+
+    def forwards(count: int) -> None:
+        for _ in range(count):
+            times.note(8, (), 10.0)
+
+    forwards(FEW)
+    assert kept.due(100.1) == [], "it is not time"
+    assert len(kept.due(100.0 + FIRST_S)) == 1
+    forwards(FEW)
+    assert kept.due(101.0 + FIRST_S) == [], "it was written just now"
+    assert len(kept.due(101.0 + FIRST_S, is_over=True)) == 1
+    forwards(FEW - 1)
+    assert kept.due(102.0 + FIRST_S, is_over=True) == [], "so few are not worth a write"

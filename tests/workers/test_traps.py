@@ -26,6 +26,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -38,9 +39,10 @@ import pytest
 from broker.connection import Link
 from producer import Producer
 from tests.wait import wait_until
-from tests.workers.fakes import MODEL, SPEC, Client, Doubler, LateEngine, RunningSlot, first
+from tests.workers.fakes import MODEL, ROW_BUCKETS, SPEC, Client, Doubler, LateEngine, RunningSlot, first
 from tests.workers.test_batcher import VARYING, batcher, ids, job
-from workers.timetable import Timetable
+from workers.exchange import Timed
+from workers.timetable import KEPT, Timetable
 
 TESTS = Path(__file__).parent.parent
 
@@ -68,13 +70,48 @@ def test_a_backlog_is_run_in_the_order_it_was_submitted(redis_url: str, client: 
     assert [value for batch in slot.backend.batches for value in batch if value] == values, "but for the padding"
 
 
+@contextlib.contextmanager
+def held_up(slot: RunningSlot) -> Iterator[None]:
+    """The slot's loop stands still before it talks to Redis again."""
+    stands, go, talk = threading.Event(), threading.Event(), slot.slot._talk
+
+    def stand() -> None:
+        stands.set()
+        assert go.wait(10)
+        talk()
+
+    slot.slot._talk = stand  # type: ignore[method-assign]
+    slot.slot._doorbell.ring()
+    assert stands.wait(10)
+    try:
+        yield
+    finally:
+        slot.slot._talk = talk  # type: ignore[method-assign]
+        go.set()
+
+
 def test_a_job_that_waited_in_redis_does_not_wait_again(redis_url: str, client: Client) -> None:
-    slot = RunningSlot(redis_url, max_wait_ms=3000.0)
-    sent = client.submit(1.0)
-    time.sleep(0.05)  # it waits in Redis while nobody serves
-    with slot:
+    # given: a slot that waits for company, since three jobs come together after each forward
+    times = [Timed(rows, (), 3000.0) for rows in ROW_BUCKETS for _ in range(KEPT)]
+    with RunningSlot(redis_url, max_wait_ms=600.0, timetable=Timetable(times, floor_s=60.0, factor=20.0)) as slot:
+        waiting = slot.slot._pacing._waiting
+        for _ in range(20):
+            client.wait(client.submit(1.0, 2.0, 3.0))
+            wait_until(lambda: slot.slot._leases.redis_ms() > waiting._now.began_ms + 1, "the window is open")
+            if waiting.expected > 2:
+                break
+        (outcome,) = client.wait(client.submit(4.0))
+        assert outcome.timings.batch_wait_ms > 300, "one that is received at once waits for the others"
+        # when: one is submitted as the window opens, and waits in Redis until it is over
+        client.wait(client.submit(5.0, 6.0, 7.0))
+        with held_up(slot):
+            sent = client.submit(8.0)
+            ends_ms = waiting._now.began_ms + waiting._now.length_ms
+            wait_until(lambda: slot.slot._leases.redis_ms() > ends_ms, "the window is over")
+        # then
         (outcome,) = client.wait(sent)
-    assert outcome.timings.batch_wait_ms < 1500
+    assert outcome.timings.queue_ms > 300
+    assert outcome.timings.batch_wait_ms < 300, "its wait was over before it came"
 
 
 def test_an_idle_slot_sleeps(redis_url: str, client: Client, link: Link) -> None:

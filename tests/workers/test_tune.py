@@ -78,9 +78,14 @@ def test_data_that_cannot_be_used_is_one_line_with_the_mend(tmp_path: Path) -> N
         np.savez(tmp_path / name, **arrays)  # type: ignore[arg-type]  # numpy takes arrays by any name
         with pytest.raises(InvalidInput, match=said):
             data.read(tmp_path / name, mlp)
-    (tmp_path / "garbage.npy").write_bytes(b"no array")
-    with pytest.raises(InvalidInput, match=r"numpy cannot read it"):
-        data.read(tmp_path / "garbage.npy", mlp)
+    for name in ("garbage.npy", "garbage.npz"):
+        (tmp_path / name).write_bytes(b"no array")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    np.save(tmp_path / "objects.npy", np.array([{}, {}], object), allow_pickle=True)
+    np.savez(tmp_path / "objects.npz", x=np.array([{}], object))
+    for name in ("garbage.npy", "garbage.npz", "empty.npy", "objects.npy", "objects.npz"):
+        with pytest.raises(InvalidInput, match=rf"{name}: is no .npy or .npz, or holds Python objects; save it"):
+            data.read(tmp_path / name, mlp)
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(InvalidInput, match=r"cannot be read: .*; correct or remove it"):
         data.read(tmp_path / "binary", text)

@@ -110,8 +110,11 @@ def _arrays(path: Path, spec: ModelSpec) -> list[NDArray[Any]]:
     try:
         loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
         given = dict(loaded) if path.suffix == ".npz" else {names[0]: loaded}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InvalidInput(f"{path}: numpy cannot read it: {error}; save it with numpy.savez") from None
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read: {error.strerror or error}; correct or remove it") from None
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        # numpy's own words are left out: they advise allow_pickle, which runs what is in the file
+        raise InvalidInput(f"{path}: is no .npy or .npz, or holds Python objects; save it with numpy.savez") from None
     if given.keys() != set(names):
         mend = f"save it with numpy.savez(FILE, {', '.join(f'{name}=...' for name in names)})"
         raise InvalidInput(f"{path}: holds {', '.join(given) or 'nothing'}, the inputs are {', '.join(names)}; {mend}")
@@ -139,6 +142,6 @@ def _tensor_job(row: list[NDArray[Any]], spec: ModelSpec) -> Job:
 
 def _job(kind: Kind, signature: Signature, data: bytes) -> Job:
     return Job(
-        id="", lane=1, entry=b"", kind=kind, rows=1, is_one_row=True, signature=signature, data=data, offset=0,
+        id="", lane=1, entry=b"", lease=b"1", kind=kind, rows=1, is_one_row=True, signature=signature, data=data, offset=0,
         result_ttl_s=0, is_stored=False, retries=0, attempt=0, deliveries=1, size=len(data), submitted_ms=0, deadline_ms=0,
     )  # fmt: skip

@@ -19,7 +19,7 @@ from broker.errors import ArtifactError, InvalidInput
 from broker.messages import Job
 from broker.spec import ModelSpec
 from workers.artifact import Artifact
-from workers.batcher import Batch, Piece
+from workers.batch import Batch, Piece
 from workers.pipeline import load_pipeline
 from workers.shapes import Shapes
 from workers.tune import data

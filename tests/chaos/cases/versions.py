@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from broker import codec, keys
+from broker import codec, keys, outcome_codec
 from broker.intake import new_client
 from broker.messages import Kind
 from tests.chaos.case import Case, Seen, judged
@@ -55,7 +55,7 @@ def _outcome(stage: Stage, job_id: str) -> str:
         if time.monotonic() > deadline:
             return "lost"
         time.sleep(0.01)
-    return codec.decode_outcome(blob).status.name.lower()
+    return outcome_codec.decode(blob).status.name.lower()
 
 
 CASES = (Case("old and new messages in one group", versions, "jobs", 80, 400, 4_000),)
