@@ -7,7 +7,6 @@ Not a pool and not a client: the slot must know when a command was sent and when
 from __future__ import annotations
 
 import random
-import select
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -198,24 +197,14 @@ class Link:
         """Whether bytes of a further reply are at hand already, so that poll would not report them."""
         return self.expected > 0 and self._reader is not None and self._reader.has_data()
 
-    def is_readable(self, within_s: float) -> bool:
-        """Whether a reply, or the end of the connection, is there within that time."""
-        if self._socket is None or self.has_reply():
-            return True
-        poller = select.poll()
-        poller.register(self._socket, select.POLLIN)
-        return bool(poller.poll(within_s * 1e3))
-
     def call(self, *command: Arg, timeout_s: float | None = None) -> Any:
         """Sends one command and reads its reply."""
         self.send(command)
         return self.read(timeout_s)
 
-    def call_all(self, commands: Sequence[Command], meanwhile: Callable[[], None] | None = None) -> list[Any]:
-        """One round trip; error replies are returned, not raised. `meanwhile` is called between sending and reading."""
+    def call_all(self, commands: Sequence[Command]) -> list[Any]:
+        """One round trip; error replies are returned, not raised."""
         self.send(*commands)
-        if meanwhile is not None:
-            meanwhile()
         replies: list[Any] = []
         for _ in commands:
             try:

@@ -98,14 +98,15 @@ class Producer(Sender):
         RedisUnavailable; SubmitNotDurable, where durability was asked for; StoreError, for data too large to travel in the job
         when the pool's store for it cannot be used from here.
         """
-        return self._submit_one(model, inputs, wait_s, idempotency_key, options, is_awaited=False)
+        keys = iter((idempotency_key,)) if idempotency_key is not None else None
+        terms = options_of("submit", options)
+        return self._submit_all(model, (inputs,), terms, until(wait_s), keys=keys, is_many=False)[0]
 
     def infer(self, model: str, inputs: Any, timeout: float | None = None, **options: Any) -> Result:
         """`submit` and `result` in one. Raises what either raises."""
         check_names("infer", options)
         timeout = seconds(timeout)  # before the job is queued
-        wait_s, key = options.pop("wait_s", None), options.pop("idempotency_key", None)
-        return self._submit_one(model, inputs, wait_s, key, options, is_awaited=True).result(timeout)
+        return self.submit(model, inputs, **options).result(timeout)
 
     def submit_many(
         self,
@@ -173,15 +174,6 @@ class Producer(Sender):
                     self._models[name] = place
         return place
 
-    def _submit_one(
-        self, model: str, inputs: Any, wait_s: Any, key: str | None, options: dict[str, Any], *, is_awaited: bool
-    ) -> Handle:
-        keys = iter((key,)) if key is not None else None
-        terms = options_of("submit", options)
-        return self._submit_all(
-            model, (inputs,), terms, until(wait_s), keys=keys, is_many=False, is_awaited=is_awaited
-        )[0]
-
     def _submit_all(
         self,
         model: str,
@@ -192,14 +184,13 @@ class Producer(Sender):
         keys: Iterator[str] | None = None,
         sink: Sink | None = None,
         is_many: bool = True,
-        is_awaited: bool = False,
     ) -> list[Handle]:
         place = self._model(model)
         if place.must_learn:
             self._line.run(talks.learn_spec(place))
         packer = Packer(terms)
         handles: list[Handle] = []
-        parcel = Parcel(sink, is_awaited=is_awaited)
+        parcel = Parcel(sink)
         try:
             for index, one in enumerate(inputs):
                 try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from broker.connection import LOST, Command, Link, ResponseError, refused
@@ -14,7 +14,6 @@ from broker.replies import has_forgotten
 from producer.talks import Talk
 
 T = TypeVar("T")
-SHARED_S = 1.0  # after two threads met here, none is asked to hold the others up
 
 
 class Line:
@@ -26,18 +25,10 @@ class Line:
         self._lock = threading.Lock()
         self._link = Link(url)
         self._is_closed = False
-        self._shared_until = 0.0
 
-    def run(self, talk: Talk[T], *, job_id: str | None = None, meanwhile: Callable[[], None] | None = None) -> T:
-        """The talk's value. Raises RedisUnavailable, or SubmitUnknown with `job_id` when that may have been queued.
-
-        `meanwhile` is called once something was sent, unless other threads use the line too: they would wait for it.
-        """
+    def run(self, talk: Talk[T], *, job_id: str | None = None) -> T:
+        """The talk's value. Raises RedisUnavailable, or SubmitUnknown with `job_id` when that may have been queued."""
         give_up_at = time.monotonic() + self._patience_s
-        if self._lock.locked():
-            self._shared_until = time.monotonic() + SHARED_S
-        if meanwhile is not None and time.monotonic() < self._shared_until:
-            meanwhile = None
         with self._lock:
             if self._is_closed:
                 raise closed()
@@ -49,14 +40,12 @@ class Line:
                     value: T = stop.value
                     return value
                 try:
-                    replies = self._exchange(commands, give_up_at, job_id, meanwhile)
+                    replies = self._exchange(commands, give_up_at, job_id)
                 except BaseException:
                     talk.close()
                     raise
 
-    def _exchange(
-        self, commands: Sequence[Command], give_up_at: float, job_id: str | None, meanwhile: Callable[[], None] | None
-    ) -> list[Any]:
+    def _exchange(self, commands: Sequence[Command], give_up_at: float, job_id: str | None) -> list[Any]:
         link = self._link
         pause, was_sent, has_reloaded = 0.02, False, False
         while True:
@@ -64,7 +53,7 @@ class Line:
                 if link.fileno() < 0:
                     link.connect_within(max(0.0, give_up_at - time.monotonic()))
                 was_sent = True
-                replies = link.call_all(commands, meanwhile)
+                replies = link.call_all(commands)
                 if not has_forgotten(replies):
                     return replies
                 link.reload()

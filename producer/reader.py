@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from broker.connection import LOST, READ_TIMEOUT_S, Link, ResponseError, refused
+from broker.connection import LOST, Link, ResponseError, refused
 from broker.errors import PenstockError, RedisUnavailable
 from broker.intake import Intake
 from producer.mailbox import Mailbox
@@ -38,7 +38,6 @@ class Reader:
         self._mutex = threading.Lock()  # guards _waiting
         self._waiting: dict[Ticket | Sink, list[threading.Lock]] = {}
         self._is_closed = False
-        self._asked_at = 0.0  # when a glance sent the blocked read that is out
 
     def wait(self, target: Ticket | Sink, deadline: float) -> bool:
         """Whether an outcome came for `target` before `deadline` (monotonic). Raises RedisUnavailable."""
@@ -57,26 +56,6 @@ class Reader:
                 self._follow(target, deadline)
         return True
 
-    def glance(self, within_s: float) -> None:
-        """Waits a moment for what comes, unless somebody leads: for a lone request while its submit's answer is on the way, since
-        who waits for that first is woken twice. Raises nothing; what failed shows at the next wait."""
-        link = self._link
-        if link.fileno() < 0 or self._is_closed or not self._role.acquire(blocking=False):
-            return
-        try:
-            if not link.expected:
-                link.send(self._intake.wait(SLICE_S))
-                self._asked_at = time.monotonic()
-            self._hear(within_s)
-        except (*LOST, ResponseError):
-            link.close()
-        except BaseException:
-            link.close()  # an answer may be half read
-            raise
-        finally:
-            self._role.release()
-            self._hand_over()
-
     def take(self, outcome: bytes) -> None:
         """Routes an outcome that came another way than by the reply list."""
         ticket = self._mailbox.route(outcome)
@@ -88,8 +67,6 @@ class Reader:
         if self._role.acquire(blocking=False):
             try:
                 self._connect(0.0)
-                if self._link.expected and not self._hear(0.0):
-                    return  # a glance has asked: did anything lie there, it would have been answered
                 count = self._drain_count
                 while self._route(self._link.call(*self._intake.drain(count)) or ()) == count:
                     pass  # there is more
@@ -130,12 +107,6 @@ class Reader:
             try:
                 if link.fileno() < 0:
                     self._connect(left)
-                if link.expected:  # a glance has asked
-                    if self._hear(min(left, SLICE_S)):
-                        is_first = True  # that may have been nobody's: looks once, however little time is left
-                    elif left <= 0:
-                        return
-                    continue
                 if left <= 0:  # only looks; a blocked read, be it of 1 ms, takes an idle Redis up to 100 ms
                     self._route(link.call(*intake.drain(self._drain_count)) or ())
                     return
@@ -163,21 +134,6 @@ class Reader:
             except BaseException:
                 link.close()  # a reply may be under way; the next one must not take it for its own
                 raise
-
-    def _hear(self, within_s: float) -> bool:
-        """Routes the answer to a blocked read that was sent before; False when it does not come in time.
-
-        Raises one of LOST when it is overdue: a host that vanished closes no connection.
-        """
-        if not self._link.is_readable(max(0.0, within_s)):
-            if time.monotonic() - self._asked_at > SLICE_S + READ_TIMEOUT_S:
-                self._link.close()
-                raise TimeoutError("Redis does not answer a blocked read")
-            return False
-        popped = self._link.read()
-        if popped is not None:
-            self._route((popped[1],))
-        return True
 
     def _connect(self, left_s: float) -> None:
         if self._link.fileno() < 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import Any
 
 from broker.errors import PenstockError, QueueFull
@@ -13,7 +12,6 @@ from producer.tickets import SPEC_TRIES, Parcel, not_durable
 from producer.waiter import Model, Waiter
 
 DRAIN_EVERY = 4096  # jobs submitted while nobody waits, before the reply list is emptied in passing
-GLANCE_S = 0.002  # how long a lone job's outcome is waited for before its submit's answer is read
 
 
 class Sender(Waiter):
@@ -26,8 +24,6 @@ class Sender(Waiter):
         handles: list[Any] = []
         spec_tries = 0
         mailbox.expect(parcel.tickets)
-        is_lone = parcel.is_awaited and len(mailbox) == 1
-        meanwhile = partial(place.reader.glance, GLANCE_S) if is_lone else None
         try:
             while True:
                 try:
@@ -38,7 +34,7 @@ class Sender(Waiter):
                     talk = talks.submit(
                         place, (parcel,), lane=terms.lane, delay_ms=terms.delay_ms, deadline_ms=terms.deadline_ms
                     )
-                    answer = self._line.run(talk, job_id=parcel.tickets[0].id, meanwhile=meanwhile)
+                    answer = self._line.run(talk, job_id=parcel.tickets[0].id)
                     handles += parcel.accept(place, answer)
                     if parcel.bodies or parcel.spare:
                         parcel.apart.discard(parcel)

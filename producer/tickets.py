@@ -100,10 +100,8 @@ class Parcel:
         "tickets",
     )
 
-    def __init__(self, sink: Sink | None = None, *, is_awaited: bool = False) -> None:
-        """`is_awaited`: whoever sends it waits for its outcome at once."""
+    def __init__(self, sink: Sink | None = None) -> None:
         self.sink = sink
-        self.is_awaited = is_awaited
         self.inputs: list[Any] = []
         self.blobs: list[bytes] = []
         self.tickets: list[Any] = []

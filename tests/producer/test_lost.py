@@ -84,7 +84,7 @@ def test_a_submit_that_redis_does_not_answer_names_the_job(
         # given
         producer.submit(MODEL, ROW)
 
-        def lose(commands: Any, meanwhile: Any) -> Any:
+        def lose(commands: Any) -> Any:
             """The command is sent, then Redis is gone for good."""
             line = producer._line._link
             line.send(*commands)
