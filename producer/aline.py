@@ -20,6 +20,7 @@ from producer.talks import Talk
 from producer.tickets import Sink, Ticket
 
 T = TypeVar("T")
+WAKE_AT_ONCE = 16
 
 
 class AsyncLine:
@@ -149,9 +150,9 @@ class AsyncReader:
                     raise refused(link.url, popped)
                 pause = FIRST_PAUSE_S
                 if popped is not None:
-                    self._wake(self._mailbox.route_all((popped[1],)))
+                    await self._wake_in_turns(self._mailbox.route_all((popped[1],)))
                 if drained and isinstance(drained[0], list):
-                    self._wake(self._mailbox.route_all(drained[0]))
+                    await self._wake_in_turns(self._mailbox.route_all(drained[0]))
                     self._drain_count = drain_count(drained[0])
             except LOST:
                 # Connects again; what was popped for us and lost is found by its stored result.
@@ -161,12 +162,23 @@ class AsyncReader:
                 self._fail(error)
                 await asyncio.sleep(FIRST_PAUSE_S)
 
-    def _wake(self, tickets: Iterable[Ticket]) -> None:
+    async def _wake_in_turns(self, tickets: Sequence[Ticket]) -> None:
+        """Lets those woken first submit again before the rest is woken. Many senders who wait for each other's batch would all
+        go on at once otherwise, and this process and the slot would work in turns instead of side by side."""
+        for at in range(0, len(tickets), WAKE_AT_ONCE):
+            if self._wake(tickets[at : at + WAKE_AT_ONCE]):
+                await asyncio.sleep(0)
+
+    def _wake(self, tickets: Iterable[Ticket]) -> int:
+        """How many were waiting for these."""
+        woken = 0
         for ticket in tickets:
             for target in (ticket, ticket._sink):
                 for future in self._waiting.pop(target, ()) if target is not None else ():
                     if not future.done():
                         future.set_result(None)
+                        woken += 1
+        return woken
 
     def _fail(self, error: PenstockError) -> None:
         waiting, self._waiting = self._waiting, {}

@@ -96,6 +96,11 @@ class Leases:
             not (len(self._settling) or self._faults or len(self._owed) or len(self.wire)) and self.lost_since is None
         )
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing is to be sent from here, and nothing awaited."""
+        return not (self._faults or len(self.wire) or self._ghosts.is_due()) and self.lost_since is None
+
     # --- one round trip -----------------------------------------------------------------------
 
     def talk(

@@ -194,6 +194,13 @@ class Slot:
     def _talk(self) -> None:
         runner, pacing, leases, bodies = self._runner, self._pacing, self._leases, self._bodies
         claimer, now, is_busy = leases.claimer, self._clock(), not self._runner.is_idle
+        if (
+            is_busy
+            and leases.is_silent
+            and claimer.claims.is_dry
+            and not (runner.ended or runner.faults or pacing.must_ask(now))
+        ):
+            return  # nothing to tell or to ask: the sooner this process sleeps, the sooner the engine runs
         # Never a blocked read beside jobs in hand: one that begins as their wait ends would keep them, and their settle, for a second.
         block_ms = 0 if self._batcher.rows else self._settings.block_ms
         if bodies.is_fetching and not is_busy:  # no blocked read: nothing could be sent behind it
