@@ -84,13 +84,13 @@ def test_higher_lanes_go_first_and_every_eighth_batch_starts_at_the_lowest() -> 
 def test_now_and_then_a_batch_is_as_large_as_may_be_though_smaller_ones_do_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("workers.batcher.FULL_EVERY", 3)
+    monkeypatch.setattr("workers.batcher.FULL_EVERY", 6)
     parts = batcher()
     times = table((1, 10.0), (2, 24.0), (4, 50.0), (8, 99.0))  # one row a batch is best
     parts.allowance = Allowance(times, parts.row_buckets, low_batch_ms=20.0)
     parts.add([job() for _ in range(20)])
     packed = [parts.pack() for _ in range(6)]
-    assert [batch.rows for batch in packed if batch is not None] == [1, 1, 8, 1, 1, 8]
+    assert [batch.rows for batch in packed if batch is not None] == [1, 1, 1, 8, 1, 8], "the 4th early, the 6th in its turn"
 
 
 def test_shapes_are_never_mixed() -> None:
