@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -20,6 +22,19 @@ def cpu_model() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
+
+
+@contextlib.contextmanager
+def on_last_core(pid: int = 0) -> Iterator[None]:
+    """Keeps a process' main thread (0: this one) on the last core it may use, so that two that compute in turns have the same one:
+    on shared machines cores differ by a tenth from one minute to the next."""
+    before = os.sched_getaffinity(pid)
+    os.sched_setaffinity(pid, {max(before)})
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(pid, before)
 
 
 def cores() -> int:

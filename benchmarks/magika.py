@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks import bare, files, report, spread
+from benchmarks import bare, files, machine, report, spread
 from benchmarks.files import Sample
 from benchmarks.sizes import Size
 from benchmarks.spread import Figures
@@ -58,13 +58,15 @@ def measure(folder: Path, size: Size, raw: Figures) -> Figures:
         temporary_server(folder / "magika") as url,
         slot(folder / "magika", url, "magika", artifact) as stand,
         Producer(url) as producer,
+        machine.on_last_core(stand.engine_pid),
     ):
         through_penstock(stand, producer, samples[:64])  # warm-up
         for batch in BATCHES:
             loop.measure(samples[:64], batch)
         for _ in range(size.magika_rounds):
             for batch, speeds in bares.items():
-                speeds.append(loop.measure(samples, batch))
+                with machine.on_last_core():
+                    speeds.append(loop.measure(samples, batch))
             ours.append(through_penstock(stand, producer, samples))
         about = report.about(stand.link)
     raw["magika"] = {

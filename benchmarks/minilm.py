@@ -1,7 +1,8 @@
 """A sentence encoder of all-MiniLM's size: one slot against the same module called in a bare loop. Token ids in, vectors out.
 
 All sentences have 64 tokens. The bare loop has no Redis and no second process: it stacks full batches of 16, or of 32, the
-slot's largest, and calls the module under torch.inference_mode with the threads the engine has. The ratio is to the faster.
+slot's largest, and calls the module under torch.inference_mode with the threads the engine has, on the core the engine has. The
+ratio is to the faster.
 Weights are random from a seed; real ones take the same time.
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import report, spread
+from benchmarks import machine, report, spread
 from benchmarks.sizes import Size
 from benchmarks.spread import Figures
 from benchmarks.stand import Stand, slot
@@ -43,13 +44,15 @@ def measure(folder: Path, size: Size, raw: Figures) -> Figures:
         temporary_server(folder / "encoder") as url,
         slot(folder / "encoder", url, "minilm", artifact) as stand,
         Producer(url) as producer,
+        machine.on_last_core(stand.engine_pid),
     ):
         through_penstock(stand, producer, rows[:MAX_ROWS])  # warm-up
         loop.run(rows[:MAX_ROWS], MAX_ROWS)
         before = stand.work()
         for _ in range(size.minilm_rounds):
             for batch, found in speeds.items():
-                rate, wanted = loop.run(rows, batch)
+                with machine.on_last_core():
+                    rate, wanted = loop.run(rows, batch)
                 found.append(rate)
             rate, vectors = through_penstock(stand, producer, rows)
             ours.append(rate)

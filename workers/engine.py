@@ -116,6 +116,7 @@ def main(
     """The process. Exits by os._exit: destructors of a dying device context may hang."""
     _die_with(parent)
     console.outlast()
+    memory.keep_freed()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group; the slot decides
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end = socket.socket(fileno=socket_fd)
