@@ -101,12 +101,12 @@ MODELS: tuple[Mark, ...] = (
     ("  bare session by 16", "bare_magika_16_files_per_s", 0, {}),
     ("  bare session by 32", "bare_magika_32_files_per_s", 0, {}),
     ("  ratio to the faster", "magika_ratio", 3, {"least": 0.97}),
-    ("  mean batch", "magika_mean_batch", 1, {"least": 16}),
+    ("  mean batch", "magika_mean_batch", 1, {}),
     ("minilm, sentences/s", "minilm_rows_per_s", 0, {}),
     ("  bare module by 16", "bare_minilm_16_rows_per_s", 0, {}),
     ("  bare module by 32", "bare_minilm_32_rows_per_s", 0, {}),
     ("  ratio to the faster", "minilm_ratio", 3, {"least": 0.97}),
-    ("  mean batch", "minilm_mean_batch", 1, {"least": 16}),
+    ("  mean batch", "minilm_mean_batch", 1, {}),
 )
 RETIRE: tuple[Mark, ...] = (
     ("retirements", "retirements", 0, {"least": 36}),
