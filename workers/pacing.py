@@ -18,7 +18,9 @@ from workers.waiting import Waiting
 
 QUICK_MS = 2.0  # two such batches in hand delay nobody by much
 LONG_MS = 5.0  # a round trip more costs a twentieth of this at most, on one host
-SHORT_MS = 100.0  # where more than a batch waits no slot is idle, and to claim hundreds of jobs takes longer than a lead
+SHORT_MS = (
+    100.0  # where more than a batch waits no slot is idle, and to claim hundreds of jobs takes longer than a lead
+)
 LEAD_MS, LEAD_SHARE = 2.0, 0.2  # how long before a forward's end jobs are read ahead: to claim, decode and copy them
 HIGH, LOW = 0, len(LANES) - 1
 IN_HAND = 2  # batches a slot may hold, running ones included

@@ -90,7 +90,9 @@ def test_now_and_then_a_batch_is_as_large_as_may_be_though_smaller_ones_do_more(
     parts.allowance = Allowance(times, parts.row_buckets, low_batch_ms=20.0)
     parts.add([job() for _ in range(20)])
     packed = [parts.pack() for _ in range(6)]
-    assert [batch.rows for batch in packed if batch is not None] == [1, 1, 1, 8, 1, 8], "the 4th early, the 6th in its turn"
+    assert [batch.rows for batch in packed if batch is not None] == [1, 1, 1, 8, 1, 8], (
+        "the 4th early, the 6th in its turn"
+    )
 
 
 def test_shapes_are_never_mixed() -> None:
