@@ -10,6 +10,7 @@ import msgspec
 from broker.bodies import Reference
 
 LANES = ("high", "normal", "low")
+HIGH, LOW = 0, len(LANES) - 1  # a lane is its place in LANES
 
 
 class Status(IntEnum):

@@ -13,14 +13,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 
-from broker.messages import LANES
+from broker.messages import LOW
 from broker.timetable import Dims
 from workers.timetable import Timetable
 
-LOW = len(LANES) - 1
-PASSES = (
-    2  # a low batch may always take so many times the smallest one: below that there is only its fixed cost to lose
-)
+# A low batch may always take so many times the smallest one: below that there is only its fixed cost to lose.
+PASSES = 2
 FREE_MS, FREE_SHARE = 1.0, 0.1  # what company may cost those it joins: that much, or that share, whichever is more
 BATCH_MS = 0.2  # what a batch costs beside its forward
 GAIN = 0.1  # a smaller size must do so many more rows a second: T is never exact

@@ -11,10 +11,10 @@ from functools import partial
 from typing import Any, Protocol
 
 from broker.claimed import Claimed
-from broker.messages import Job
+from broker.messages import LOW, Job
 from broker.queue import Queue
 from workers.claims import SMALLEST_SHARED, Claims
-from workers.pacing import LOW, Look
+from workers.pacing import Look
 from workers.wire import Pair
 
 LOOK_EVERY_S = 0.25

@@ -8,14 +8,12 @@ room. Returned leases, and rooms too small to share, go through the claim script
 
 from __future__ import annotations
 
-from broker.messages import LANES, Job
+from broker.messages import LANES, LOW, Job
 
-LOW = len(LANES) - 1
 CLAIM_BYTES = 2 << 20  # what one turn reads stays well under the 4 MB no command should pass
 SMALLEST_SHARED = 8
-LOWER_FIRST_EVERY = (
-    8  # every 8th plan starts at a lower lane, the lowest and the middle one in turns, so that none starves
-)
+# Every 8th plan starts at a lower lane, the lowest and the middle one in turns, so that none starves.
+LOWER_FIRST_EVERY = 8
 RESERVE = 8  # an eighth of the room for a higher lane that was empty last time
 
 

@@ -2,7 +2,7 @@
 
 A quick forward is over before a question would be answered, so jobs are read ahead at once and run as they lie. A long one
 leaves time, and what is read late can still be shared out better: jobs are read ahead shortly before its end, so that an idle
-slot gets them instead and a higher lane comes first; and before a long batch begins that is not full, or not of the highest
+slot gets them instead and a higher lane comes first. A backlog is read at once all the same, but for very long forwards. Before a long batch begins that is not full, or not of the highest
 lane, Redis is asked once more what came meanwhile. A round trip is nothing beside such a batch; what joins it is spared one.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from broker.messages import LANES, Job
+from broker.messages import HIGH, LOW, Job
 from broker.timetable import Dims
 from workers.batch import Batch
 from workers.batcher import Batcher
@@ -18,11 +18,10 @@ from workers.waiting import Waiting
 
 QUICK_MS = 2.0  # two such batches in hand delay nobody by much
 LONG_MS = 5.0  # a round trip more costs a twentieth of this at most, on one host
-SHORT_MS = (
-    100.0  # where more than a batch waits no slot is idle, and to claim hundreds of jobs takes longer than a lead
-)
+# Behind a shorter forward a backlog is read at once: where more than a batch waits no slot is idle, and to claim hundreds of jobs
+# takes longer than a lead.
+SHORT_MS = 100.0
 LEAD_MS, LEAD_SHARE = 2.0, 0.2  # how long before a forward's end jobs are read ahead: to claim, decode and copy them
-HIGH, LOW = 0, len(LANES) - 1
 IN_HAND = 2  # batches a slot may hold, running ones included
 
 
