@@ -49,4 +49,6 @@ class Answer(msgspec.Struct, frozen=True):
 
     def of(self, offset: int, count: int) -> Answer:
         """The answer as it concerns a part of the chunk: `ok` when that was accepted whole."""
-        return msgspec.structs.replace(self, code="ok") if self.accepted >= offset + count else self
+        if self.code == "ok" or self.accepted < offset + count:
+            return self
+        return msgspec.structs.replace(self, code="ok")

@@ -16,10 +16,10 @@ from broker.errors import InvalidInput, JobFailed, PenstockError, QueueFull
 from broker.intake import CHUNK_BYTES, CHUNK_JOBS, new_client, split_public_id
 from broker.settings import load
 from producer import talks
-from producer.aline import AsyncLine
+from producer.aline import RINGS_AFTER_S, AsyncLine
 from producer.apart import check_apart
 from producer.asender import AsyncSender
-from producer.channel import JobNumbers, Packer, at_input
+from producer.channel import JobNumbers, at_input
 from producer.options import Options, check_model, check_names, keys_for, many, options_of, seconds, until
 from producer.outbox import AsyncModel
 from producer.results import Result
@@ -107,7 +107,19 @@ class AsyncProducer(AsyncSender):
         """As `Producer.infer`."""
         check_names("infer", options)
         timeout = seconds(timeout)
-        return await (await self.submit(model, inputs, **options)).result(timeout)
+        if "idempotency_key" in options or (timeout is not None and timeout < RINGS_AFTER_S):
+            return await (await self.submit(model, inputs, **options)).result(timeout)
+        place, room_until = await self._place(model), until(options.pop("wait_s", None))
+        packer, parcel = place.packer(options_of("infer", options)), Parcel()
+        parcel.pack(AsyncHandle, self, place, packer, inputs, None)
+        handle: AsyncHandle = parcel.tickets[0]
+        if parcel.bodies:
+            await self._send(place, packer, parcel, room_until)
+        else:
+            await self._send_and_await(place, packer, parcel, room_until)
+        if handle._blob is None:
+            await self._await(handle, timeout, since=handle._since)
+        return await self._read(handle)
 
     async def submit_many(
         self,
@@ -177,6 +189,14 @@ class AsyncProducer(AsyncSender):
             place.apart.is_wanted = self._is_apart
         return place
 
+    async def _place(self, name: str) -> AsyncModel:
+        place = self._model(name)
+        if place.must_learn:
+            async with place.learning:
+                if place.must_learn:
+                    await self._line.run(talks.learn_spec(place))
+        return place
+
     async def _submit_all(
         self,
         model: str,
@@ -188,12 +208,8 @@ class AsyncProducer(AsyncSender):
         sink: Sink | None = None,
         is_many: bool = True,
     ) -> list[AsyncHandle]:
-        place = self._model(model)
-        if place.must_learn:
-            async with place.learning:
-                if place.must_learn:
-                    await self._line.run(talks.learn_spec(place))
-        packer = Packer(terms)
+        place = await self._place(model)
+        packer = place.packer(terms)
         handles: list[AsyncHandle] = []
         parcel = Parcel(sink)
         try:

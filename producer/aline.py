@@ -21,6 +21,7 @@ from producer.tickets import Sink, Ticket
 
 T = TypeVar("T")
 WAKE_AT_ONCE = 16
+RINGS_AFTER_S = 1.0  # at most, a bell, though nothing came; half of it at least
 
 
 class AsyncLine:
@@ -93,6 +94,9 @@ class AsyncReader:
         self._patience_s = patience_s
         self._drain_count = drain_count(())
         self._waiting: dict[Ticket | Sink, list[asyncio.Future[None]]] = {}
+        self._bells: dict[Ticket, asyncio.Future[None]] = {}
+        self._unrung: dict[Ticket, asyncio.Future[None]] = {}  # at the last look at them
+        self._ringer: asyncio.TimerHandle | None = None
         self._is_wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -100,13 +104,11 @@ class AsyncReader:
         """Whether an outcome came for `target` before `deadline` (monotonic). Raises RedisUnavailable."""
         if target._blob is not None:
             return True
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._read())
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         futures = self._waiting.setdefault(target, [])
         futures.append(future)
-        self._is_wanted.set()
+        self._want()
         # A timer of its own: asyncio.wait would cost three times as much, for each of tens of thousands of jobs a second.
         timer = loop.call_later(max(0.001, deadline - time.monotonic()), _give_up, future)
         try:
@@ -118,6 +120,33 @@ class AsyncReader:
                 if not futures:
                     del self._waiting[target]
         return target._blob is not None
+
+    def bell(self, ticket: Ticket) -> asyncio.Future[None]:
+        """Rung when the outcome of `ticket` comes, and within RINGS_AFTER_S in any case: whoever waits longer calls `wait`.
+        Needs no timer of its own."""
+        bell = self._bells[ticket] = asyncio.get_running_loop().create_future()
+        if self._ringer is None:
+            self._ringer = asyncio.get_running_loop().call_later(RINGS_AFTER_S / 2, self._ring)
+        self._want()
+        return bell
+
+    def silence(self, ticket: Ticket) -> None:
+        """Its bell is no longer heard."""
+        self._bells.pop(ticket, None)
+
+    def _ring(self) -> None:
+        for ticket, bell in self._unrung.items():
+            if self._bells.get(ticket) is bell and not bell.done():
+                bell.set_result(None)
+        self._unrung = dict(self._bells)
+        self._ringer = None
+        if self._unrung:
+            self._ringer = asyncio.get_running_loop().call_later(RINGS_AFTER_S / 2, self._ring)
+
+    def _want(self) -> None:
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._read())
+        self._is_wanted.set()
 
     def take(self, outcome: bytes) -> None:
         """Routes an outcome that came another way than by the reply list."""
@@ -136,7 +165,7 @@ class AsyncReader:
         link, intake = self._link, self._intake
         pause = FIRST_PAUSE_S
         while True:
-            if not self._waiting:
+            if not self._waiting and not self._bells:
                 self._is_wanted.clear()
                 await self._is_wanted.wait()
             try:
@@ -173,7 +202,11 @@ class AsyncReader:
         """How many were waiting for these."""
         woken = 0
         for ticket in tickets:
-            for target in (ticket, ticket._sink):
+            bell = self._bells.pop(ticket, None)
+            if bell is not None and not bell.done():
+                bell.set_result(None)
+                woken += 1
+            for target in (ticket, ticket._sink) if self._waiting else ():
                 for future in self._waiting.pop(target, ()) if target is not None else ():
                     if not future.done():
                         future.set_result(None)
@@ -181,6 +214,9 @@ class AsyncReader:
         return woken
 
     def _fail(self, error: PenstockError) -> None:
+        for bell in self._bells.values():
+            if not bell.done():
+                bell.set_result(None)
         waiting, self._waiting = self._waiting, {}
         for futures in waiting.values():
             for future in futures:

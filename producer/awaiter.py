@@ -21,13 +21,16 @@ class AsyncWaiter:
     _line: AsyncLine
     _patience_s: float
 
-    async def _await(self, ticket: Ticket, timeout: float | None, sink: Sink | None = None) -> None:
+    async def _await(
+        self, ticket: Ticket, timeout: float | None, sink: Sink | None = None, *, since: float | None = None
+    ) -> None:
+        """`timeout` counts from `since`, now by default."""
         place: AsyncModel = ticket._channel  # type: ignore[assignment]
         target = sink or ticket
-        started = time.monotonic()
+        started = time.monotonic() if since is None else since
         deadline = started + timeout if timeout is not None else float("inf")
         pause, away_since = 1.0, 0.0
-        if ticket._is_late_or_foreign(started):
+        if ticket._is_late_or_foreign(time.monotonic()):
             await self._look(place, ticket)
         while target._blob is None:
             now = time.monotonic()

@@ -15,9 +15,10 @@ from broker.spec import Published
 from producer.apart import Apart
 from producer.inputs import Fitted, Form
 from producer.mailbox import Mailbox
-from producer.options import Options
+from producer.options import PLAIN, Options
 
 READY_CHECK_S = 1.0
+HEADS_KEPT = 64
 
 
 class Channel:
@@ -34,6 +35,7 @@ class Channel:
         self.form: Form | None = None
         self.no_ready: str | None = None
         self.apart = Apart()
+        self._plain = Packer(PLAIN)
         self._check_at = 0.0
         self._load: tuple[float, str] = (0.0, "")
 
@@ -48,6 +50,10 @@ class Channel:
         self.apart = self.apart.learned(published.limits)
         self.form = Form(published.spec)
         self.published = published
+
+    def packer(self, terms: Options) -> Packer:
+        """Of one call; calls without options share one, and its heads."""
+        return self._plain if terms is PLAIN else Packer(terms)
 
     def renew(self, client: str) -> None:
         """After a fork: another client, with request numbers of its own."""
@@ -91,7 +97,7 @@ class Channel:
 
 
 class Packer:
-    """Turns inputs into job blobs; heads repeat over a chunk, so they are made once per shape."""
+    """Turns inputs into job blobs; heads repeat over a chunk, so they are made once per shape, the last few of them kept."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -103,6 +109,8 @@ class Packer:
         shape = (kind, rows, is_one_row, descriptor)
         head = self._heads.get(shape)
         if head is None:
+            if len(self._heads) >= HEADS_KEPT:
+                self._heads.clear()
             head = self._heads[shape] = self.options.head(fitted)
         return codec.encode_job(head[0], job.encode(), head[1], data)
 

@@ -15,7 +15,7 @@ from broker.intake import CHUNK_BYTES, CHUNK_JOBS, new_client, split_public_id
 from broker.settings import load
 from producer import forks, talks
 from producer.apart import check_apart
-from producer.channel import JobNumbers, Packer, at_input
+from producer.channel import JobNumbers, at_input
 from producer.handle import Handle
 from producer.line import Line
 from producer.options import Options, check_model, check_names, keys_for, many, options_of, seconds, until
@@ -188,7 +188,7 @@ class Producer(Sender):
         place = self._model(model)
         if place.must_learn:
             self._line.run(talks.learn_spec(place))
-        packer = Packer(terms)
+        packer = place.packer(terms)
         handles: list[Handle] = []
         parcel = Parcel(sink)
         try:

@@ -130,7 +130,7 @@ _ALSO = {
 def options_of(call: str, given: dict[str, Any]) -> Options:
     """The options given to one of the client's methods. Raises TypeError for an unknown name, InvalidInput."""
     if not given:
-        return _DEFAULT
+        return PLAIN
     check_names(call, given)
     return Options.of(**given)
 
@@ -212,4 +212,4 @@ def _is(value: object, kind: type) -> bool:
     return isinstance(value, kind)  # what callers without a type checker hand in
 
 
-_DEFAULT = Options.of()
+PLAIN = Options.of()

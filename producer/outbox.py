@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import NamedTuple
 
 from broker.answer import Answer
 from broker.durability import Durability
@@ -17,11 +16,32 @@ from producer.options import Options
 from producer.tickets import Parcel
 
 
-class Letter(NamedTuple):
-    """A parcel in the outbox, and who waits for its answer and place in the chunk."""
+class Letter:
+    """A parcel in the outbox, who waits for its answer, and what came: (answer, place in the chunk) or an error.
 
-    parcel: Parcel
-    answered: asyncio.Future[tuple[Answer, int]]
+    What is accepted whole from a parcel that nobody asks about is marked as queued at once: its sender waits for the outcome.
+    """
+
+    __slots__ = ("answer", "bell", "is_asked", "parcel")
+
+    def __init__(self, parcel: Parcel, bell: asyncio.Future[None], *, is_asked: bool) -> None:
+        self.parcel = parcel
+        self.bell = bell
+        self.is_asked = is_asked
+        self.answer: tuple[Answer, int] | PenstockError | None = None
+
+    def settle(self, answer: tuple[Answer, int] | PenstockError) -> None:
+        """Its answer came, if not what was hoped for: its sender is to look."""
+        self.answer = answer
+        if not self.bell.done():
+            self.bell.set_result(None)
+
+    def read(self) -> tuple[Answer, int]:
+        """What was settled. Raises the error."""
+        assert self.answer is not None
+        if isinstance(self.answer, PenstockError):
+            raise self.answer
+        return self.answer
 
 
 class AsyncModel(Channel):
@@ -39,13 +59,19 @@ class AsyncModel(Channel):
 
     async def post(self, parcel: Parcel, terms: Options) -> tuple[Answer, int]:
         """Puts a parcel in the outbox; its answer, and where in the answered chunk the parcel began."""
-        loop = asyncio.get_running_loop()
-        letter = Letter(parcel, loop.create_future())
+        bell: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        letter = self.drop(parcel, terms, bell)
+        await bell
+        return letter.read()
+
+    def drop(self, parcel: Parcel, terms: Options, bell: asyncio.Future[None], *, is_asked: bool = True) -> Letter:
+        """Puts a parcel in the outbox. It is not sent when `bell` was cancelled meanwhile."""
+        letter = Letter(parcel, bell, is_asked=is_asked)
         key = (terms.lane, terms.delay_ms, terms.deadline_ms, parcel.generation)
         self._outbox.setdefault(key, deque()).append(letter)
         if self.flusher is None:
-            self.flusher = loop.create_task(self._flush())
-        return await letter.answered
+            self.flusher = asyncio.get_running_loop().create_task(self._flush())
+        return letter
 
     async def _flush(self) -> None:
         try:
@@ -68,7 +94,7 @@ class AsyncModel(Channel):
             if letters and (jobs + len(parcel.blobs) > CHUNK_JOBS or size + parcel.size > CHUNK_BYTES):
                 return letters
             letter = box.popleft()
-            if not letter.answered.done():  # its task may have been cancelled before it was sent
+            if not letter.bell.cancelled():  # its task may have been cancelled before it was sent
                 letters.append(letter)
                 jobs += len(parcel.blobs)
                 size += parcel.size
@@ -83,14 +109,16 @@ class AsyncModel(Channel):
             answer = await self._line.run(talk, job_id=parcels[0].tickets[0].id)
         except PenstockError as error:
             for letter in letters:
-                if not letter.answered.done():
-                    letter.answered.set_exception(error)
+                letter.settle(error)
             return
         offset = 0
         for at, letter in enumerate(letters):
             count = len(letter.parcel.tickets)
-            if not letter.answered.done():
-                letter.answered.set_result((answer.of(offset, count), offset))
+            part = answer.of(offset, count)
+            if letter.is_asked or part.code != "ok" or part.doubt:
+                letter.settle((part, offset))
+            else:
+                letter.parcel.accept(self, part, offset)
             offset += count
             if answer.accepted < offset and answer.is_of_one_job:
                 # One job stopped the chunk; those behind it have done nothing wrong and go first in the next.

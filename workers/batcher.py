@@ -20,8 +20,8 @@ from workers.shapes import Misfit, Shapes
 from workers.timetable import Timetable
 
 BEGINS_EVERY = 8  # batches within which each lane that waits begins one
-FULL_FROM = 4  # the 4th batch, the 8th, the 16th, ...: a warm-up at a bad moment is outvoted within 32 batches
-FULL_EVERY = 2048  # batches after which one is made as large as may be, so that the time of that size stays known
+FULL_EARLY = (4, 8, 16, 32)  # these batches are made as large as may be: a warm-up at a bad moment is outvoted
+FULL_EVERY = 2048  # and then one in so many, so that the time of that size stays known
 TRIES_ONE_EVERY = 64  # jobs given up for their deadlines with nothing run between them
 
 
@@ -63,8 +63,7 @@ class Batcher:
     def is_full_due(self) -> bool:
         """Whether the next batch shall be as large as may be."""
         number = self._packs + 1
-        is_early = number >= FULL_FROM and number & (number - 1) == 0
-        return is_early or number % FULL_EVERY == 0
+        return number in FULL_EARLY or number % FULL_EVERY == 0
 
     def hopeless(self, now_ms: float) -> list[Job]:
         """Takes out the jobs that would end past their deadline, before a forward is spent on them.

@@ -2,8 +2,10 @@
 
 A quick forward is over before a question would be answered, so jobs are read ahead at once and run as they lie. A long one
 leaves time, and what is read late can still be shared out better: jobs are read ahead shortly before its end, so that an idle
-slot gets them instead and a higher lane comes first. A backlog is read at once all the same, but for very long forwards. Before a long batch begins that is not full, or not of the highest
-lane, Redis is asked once more what came meanwhile. A round trip is nothing beside such a batch; what joins it is spared one.
+slot gets them instead and a higher lane comes first. A backlog is read at once all the same, but for very long forwards.
+
+Before a long batch begins that is not full, or not of the highest lane, Redis is asked once more what came meanwhile. A round
+trip is nothing beside such a batch; what joins it is spared one.
 """
 
 from __future__ import annotations
