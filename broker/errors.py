@@ -147,6 +147,10 @@ class DecodeError(PenstockError):
     """Raised when bytes from the wire are not a message we can read; nothing was allocated for them."""
 
 
+class RunError(PenstockError):
+    """A bulk run cannot begin or go on: its input, its mapping or its output is at fault."""
+
+
 class ConfigError(PenstockError):
     """Raised when pool.toml, a flag or an environment variable is wrong."""
 

@@ -20,9 +20,9 @@ Keys of one model share the hash tag {model}, so a script may touch them togethe
 | counters, stored         | hash   | all scripts          | permanent                                 |
 | ready, failing           | zset   | slot                 | permanent; members expire by score        |
 | retiring                 | zset   | slot                 | permanent; members expire by score        |
-| due, asked               | zset   | slot                 | permanent; members leave when not asking  |
+| due, asked               | zset   | slot                 | permanent; slots that must retire and wait for a place, by when they became due or last asked |
 | wanted                   | hash   | operators            | permanent; host -> slots of the model     |
-| caps                     | hash   | slot                 | permanent; members leave after FORGET_MS  |
+| caps                     | hash   | slot                 | permanent; `device|dims` -> row cap and ms; members leave after FORGET_MS |
 | times                    | hash   | slot                 | TIMES_TTL_MS after the last write         |
 | slots                    | zset   | slot                 | permanent; members expire by score        |
 | slot                     | hash   | slot                 | SLOT_TTL_MS after the last beat           |
@@ -31,11 +31,21 @@ Keys of one model share the hash tag {model}, so a script may touch them togethe
 | exits                    | stream | slot                 | permanent; bounded by count               |
 | models                   | set    | slot, operators      | permanent                                 |
 | agent                    | hash   | agent                | AGENT_TTL_MS after the last beat          |
-| overlap                  | hash   | slot, agent          | permanent; slot number -> request         |
+| overlap                  | hash   | slot, agent          | permanent; slot number -> request of one that a spare shall replace |
 | events                   | stream | agent                | permanent; bounded by count               |
+| paused                   | hash   | operators            | permanent; lane -> who paused it, and why |
+| audit                    | stream | operators            | permanent; bounded by count               |
+| autoscale                | hash   | operators, agent     | permanent; model -> bounds and target     |
+| runs                     | zset   | producer, operators, runs | permanent; ids by ms; members leave after keep_days |
+| run                      | hash   | producer, operators, runs | permanent until it ended, then keep_days |
+| run_errors               | stream | runs                 | as its run; bounded by count              |
+| run_lease                | string | runs                 | RUN_LEASE_MS after the last renewal       |
+| runs_beat                | hash   | runs                 | AGENT_TTL_MS after the last beat          |
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 PREFIX = "penstock"
 POOL = f"{PREFIX}:{{pool}}:"  # pool-wide keys share a tag too; no model may be called "pool"
@@ -54,12 +64,16 @@ EXITS_CAP = 1_000
 TIMES_TTL_MS = 14 * 24 * 3_600_000
 AGENT_TTL_MS = 5_000
 EVENTS_CAP = 10_000
+AUDIT_CAP = 10_000
+RUN_LEASE_MS = 15_000
+RUN_ERRORS_CAP = 10_000
 REQUEST_WINDOW = 128
 
 # Prefix of every key that may live without a TTL; the key-leak check in tests reads this.
 PERMANENT = (
     "lane", "delayed", "dead", "spec", "counters", "stored", "ready", "failing", "retiring", "due", "wanted",
     "slots", "assignment", "restarts", "exits", "models", "overlap", "events", "caps", "body", "bodies",
+    "paused", "audit", "autoscale", "runs", "run", "run_errors",
 )  # fmt: skip
 
 
@@ -148,7 +162,6 @@ def retiring(model: str) -> str:
 
 
 def due(model: str) -> str:
-    """Slots that must retire and wait for a place, by the time they became due."""
     return of_model(model) + "due"
 
 
@@ -162,7 +175,6 @@ def wanted(model: str) -> str:
 
 
 def caps(model: str) -> str:
-    """Hash of `device|dims` -> learned row cap and the Redis ms of learning it."""
     return of_model(model) + "caps"
 
 
@@ -200,12 +212,36 @@ def agent(host: str) -> str:
 
 
 def overlap(host: str) -> str:
-    """Hash of slot number -> the request of a slot that shall be replaced by a spare."""
     return f"{POOL}overlap:{host}"
 
 
 def events() -> str:
     return POOL + "events"
+
+
+def audit() -> str:
+    return POOL + "audit"
+
+
+def paused(model: str) -> str:
+    return of_model(model) + "paused"
+
+
+def autoscale(host: str) -> str:
+    return f"{POOL}autoscale:{host}"
+
+
+def runs() -> str:
+    return POOL + "runs"
+
+
+def run(run_id: str, part: Literal["", "_errors", "_lease"] = "") -> str:
+    """Hash of a run; the stream of its rows that failed (number, keys, why); who works it."""
+    return f"{POOL}run{part}:{run_id}"
+
+
+def runs_beat(host: str) -> str:
+    return f"{POOL}runs_beat:{host}"
 
 
 def is_permanent(key: str) -> bool:

@@ -11,11 +11,21 @@ import socket
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from broker.errors import ConfigError
+from broker.settings_tables import (
+    AutoscaleSettings,
+    ModelSettings,
+    PoolSettings,
+    RedisSettings,
+    RetireSettings,
+    RunsSettings,
+    ScheduleSettings,
+    SlotSettings,
+)
 from broker.settings_together import check_together
 from broker.settings_values import check, require_table
 from broker.spec import Limits
@@ -29,68 +39,19 @@ ENV_VAR_DIR = "PENSTOCK_VAR_DIR"
 ENV_HOST = "PENSTOCK_HOST"
 DEFAULT_CONFIG = "configs/pool.toml"
 
-
-class RedisSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`url` empty means the embedded server: started by `penstock up` in var/, on a unix socket."""
-
-    url: str = ""
-    connect_s: float = 10.0
-    max_memory_mb: int = 4096  # of the embedded server; noeviction always
-    fsync: Literal["everysec", "always"] = "everysec"  # of the embedded server's append-only file
-
-
-class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`most_slots` bounds what `scale` may start on this host; supervisord holds one place more, for the spare."""
-
-    var_dir: str = "var"
-    most_slots: int = 8
-    host: str = ""  # empty: the machine's hostname
-    trusted: str = "configs/trusted.txt"  # digests of artifacts that may run code when they are loaded
-
-
-class SlotSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How one slot works. Times in the unit their name says."""
-
-    lease_s: float = 15.0
-    beat_s: float = 1.0
-    block_ms: int = 1000  # Redis reads wait at most this long; stays under the socket timeout
-    drain_s: float = 30.0
-    load_timeout_s: float = 600.0
-    hang_floor_s: float = 60.0  # an engine silent for longer, and for hang_factor times its usual time, is killed
-    hang_factor: float = 20.0  # times the p99 of the batch's size
-    read_ahead_max_ms: float = 500.0  # a slot whose batches take longer claims nothing ahead
-    max_wait_ms: float = 5.0  # upper bound of waiting for more jobs while the engine is free; 0: never wait
-    low_batch_ms: float = 20.0  # a batch of the low lane takes no longer: higher ones need not wait; 0: any size
-    threads: int = 1
-
-
-class RetireSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """When a slot retires. 0 switches a limit off; growth is measured against the baseline after warm-up."""
-
-    max_jobs: int = 50_000
-    jitter: float = 0.1
-    max_age_s: float = 0.0
-    host_growth_mb: float = 512.0
-    host_hard_growth_mb: float = 4096.0
-    device_growth_mb: float = 1024.0
-    device_hard_growth_mb: float = 0.0
-    min_life_s: float = 60.0
-    min_life_loads: float = 20.0  # and at least so many times the load time; 0 switches it off
-    sample_every_s: float = 10.0
-    samples: int = 3  # growth must hold over so many samples
-    overlap: bool = False  # a spare slot is warm before the one that retires stops claiming
-
-
-class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One served model. `max_rows` 0 and `row_buckets` () take the manifest's; `retire` overrides single keys of [retire]."""
-
-    artifact: str
-    slots: int = 1
-    device: str = "cpu"
-    max_rows: int = 0
-    row_buckets: tuple[int, ...] = ()
-    memory_fraction: float = 0.0  # of the device's memory, for each of its slots; 0: no bound
-    retire: dict[str, float | bool] = {}
+# Tables of tables, [KIND.NAME]; what each must hold; tables within them.
+NAMED: Mapping[str, type[msgspec.Struct]] = {"models": ModelSettings, "schedules": ScheduleSettings}
+MUST: Mapping[str, Mapping[str, str]] = {
+    "models": {"artifact": "set it to the model's folder"},
+    "schedules": {
+        "cron": 'write minute, hour, day, month, weekday, e.g. "0 2 * * *"',
+        "input": "name what to score", "model": "name the model", "output": "name the scored file",
+    },
+}  # fmt: skip
+WITHIN: Mapping[tuple[type[msgspec.Struct], str], type[msgspec.Struct]] = {
+    (ModelSettings, "retire"): RetireSettings,
+    (ModelSettings, "autoscale"): AutoscaleSettings,
+}
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,7 +62,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slot: SlotSettings = SlotSettings()
     retire: RetireSettings = RetireSettings()
     queue: Limits = Limits()
+    runs: RunsSettings = RunsSettings()
     models: dict[str, ModelSettings] = {}
+    schedules: dict[str, ScheduleSettings] = {}
     path: str = ""  # where it was read from; relative paths in it start there
     root: str = ""
 
@@ -202,14 +165,16 @@ def _check_tables(raw: dict[str, Any], where: str) -> None:
     for name, table in raw.items():
         if name not in tables:
             raise ConfigError(f"{where}: {unknown('key', name, tables)}")
-        require_table(where, name, table, example="models.NAME" if name == "models" else "")
-        if name != "models":
+        require_table(where, name, table, example=f"{name}.NAME" if name in NAMED else "")
+        if name not in NAMED:
             _check_table(name, f"{where} [{name}]", table, tables[name])
-    for name, model in raw.get("models", {}).items():
-        require_table(f"{where} [models]", name, model, example=f"models.{name}")
-        _check_table("models", f"{where} [models.{name}]", model, ModelSettings)
-        if "artifact" not in model:
-            raise ConfigError(f"{where} [models.{name}]: artifact is missing; set it to the model's folder")
+    for kind, struct in NAMED.items():
+        for name, table in raw.get(kind, {}).items():
+            require_table(f"{where} [{kind}]", name, table, example=f"{kind}.{name}")
+            _check_table(kind, f"{where} [{kind}.{name}]", table, struct)
+            for key, mend in MUST[kind].items():
+                if key not in table:
+                    raise ConfigError(f"{where} [{kind}.{name}]: {key} is missing; {mend}")
 
 
 def _check_table(name: str, where: str, table: dict[str, Any], struct: type[msgspec.Struct]) -> None:
@@ -217,8 +182,9 @@ def _check_table(name: str, where: str, table: dict[str, Any], struct: type[msgs
     for key, value in table.items():
         if key not in kinds:
             raise ConfigError(f"{where}: {unknown('key', key, kinds)}")
-        if struct is ModelSettings and key == "retire":
-            require_table(where, key, value, example=f"{where.rpartition('[')[2].rstrip(']')}.retire")
-            _check_table("retire", f"{where.rstrip(']')}.retire]", value, RetireSettings)
+        inner = WITHIN.get((struct, key))
+        if inner is not None:
+            require_table(where, key, value, example=f"{where.rpartition('[')[2].rstrip(']')}.{key}")
+            _check_table(key, f"{where.rstrip(']')}.{key}]", value, inner)
         else:
             check(name, where, key, value, kinds[key])

@@ -30,6 +30,11 @@ def check_together(settings: Settings, where: str) -> None:
         raise ConfigError(f"{where} [slot]: lease_s must be at least three times beat_s")
     check_location(f"{where} [queue]", settings.queue.bodies)
     for name, model in settings.models.items():
+        scale = model.autoscale
+        if scale.most and not scale.least <= model.slots <= scale.most:
+            raise ConfigError(
+                f"{where} [models.{name}.autoscale]: slots = {model.slots} must lie between least = {scale.least} and most = {scale.most}"
+            )
         if model.memory_fraction > 1:
             raise ConfigError(
                 f"{where} [models.{name}]: memory_fraction = {model.memory_fraction:g} must be 1 or less; 0 sets no bound"
@@ -38,6 +43,15 @@ def check_together(settings: Settings, where: str) -> None:
             raise ConfigError(
                 f"{where} [models.{name}]: row_buckets = {written(list(model.row_buckets))} must end at max_rows, "
                 f"{model.max_rows}, or below"
+            )
+    for name, schedule in settings.schedules.items():
+        if schedule.model not in settings.models:
+            raise ConfigError(
+                f'{where} [schedules.{name}]: model = "{schedule.model}" is not served here; add [models.{schedule.model}]'
+            )
+        if len(schedule.cron.split()) != 5:
+            raise ConfigError(
+                f'{where} [schedules.{name}]: cron = "{schedule.cron}" must be five fields: minute, hour, day, month, weekday'
             )
     if not 0 <= settings.retire.jitter < 1:
         raise ConfigError(f"{where} [retire]: jitter = {settings.retire.jitter} must lie between 0 and 1")

@@ -16,8 +16,10 @@ ABOVE_ZERO = {
     "slot": ("lease_s", "beat_s", "block_ms", "load_timeout_s", "hang_floor_s", "threads"),
     "retire": ("sample_every_s", "samples"),
     "queue": ("max_jobs", "max_bytes", "payload_limit_bytes"),
+    "runs": ("slice_s", "window_bytes"),
+    "autoscale": ("target_s",),
 }
-NAMES_A_FILE = {"pool": ("var_dir", "trusted")}
+NAMES_A_FILE = {"pool": ("var_dir", "trusted"), "schedules": ("input", "output")}
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes"}
 
 

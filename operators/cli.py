@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from broker.errors import PenstockError
 from broker.settings import load
+from operators.commands.cli import Commands
 from operators.screen.cli import as_json, print_json, print_lines, print_mark, say
 
 if TYPE_CHECKING:
@@ -46,34 +46,7 @@ timeout = click.option(
 )  # fmt: skip
 
 
-class _Commands(click.Group):
-    """Commands of our own, and those that live in other packages: imported when asked for."""
-
-    elsewhere: ClassVar = {
-        "submit": ("producer.cli", "submit", "Submit one job to a model and print its result."),
-        "tune": ("operators.tune.cli", "tune", "Measure a model and write how it is best served."),
-        "models": ("operators.artifacts.cli", "models", "List, seal, verify and trust model artifacts."),
-        "dead": ("operators.dead.cli", "dead", "List, show, replay and drop jobs that were given up."),
-    }
-
-    def list_commands(self, context: click.Context) -> list[str]:
-        return ["up", "status", "submit", "scale", "tune", "models", "dead", "doctor", "down"]  # as they are needed
-
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name in self.elsewhere:  # for lists and completion; `resolve_command` gives the real one
-            return click.Command(name, short_help=self.elsewhere[name][2])
-        return super().get_command(context, name)
-
-    def resolve_command(
-        self, context: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] in self.elsewhere:
-            module, attribute, _ = self.elsewhere[args[0]]
-            return args[0], getattr(import_module(module), attribute), args[1:]
-        return super().resolve_command(context, args)
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "--config", metavar="FILE", help="pool.toml to use; else PENSTOCK_CONFIG, else configs/pool.toml, else defaults."
 )

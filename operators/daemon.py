@@ -59,6 +59,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "PENSTOCK_PYTHON": shlex.quote(sys.executable),
         "PENSTOCK_EMBEDDED": "true" if settings.is_embedded else "false",
         "PENSTOCK_NUMPROCS": str(settings.pool.most_slots + 1),
+        "PENSTOCK_RUNS": str(max(1, settings.runs.workers)),  # supervisord has no group of none
+        "PENSTOCK_HAS_RUNS": "true" if settings.runs.workers else "false",
         "PENSTOCK_STOP_WAIT_S": str(stop_wait_s(settings)),
         ENV_SLOT_COMMAND: os.environ.get(ENV_SLOT_COMMAND) or f"{shlex.quote(sys.executable)} -m workers",
         ENV_VAR_DIR: str(settings.var),

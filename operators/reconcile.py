@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 
 from broker import keys
-from broker.settings import SlotSettings
+from broker.settings_tables import SlotSettings
 from operators.places import Action, Place, Seen
 
 RESTED_MOST_S = 60.0

@@ -18,7 +18,7 @@ from broker import bodies_sweep, roster
 from broker.connection import LOST, Command, Link, is_missing_group
 from broker.lease import lane_and_entry
 from broker.queue import Queue
-from broker.settings import SlotSettings
+from broker.settings_tables import SlotSettings
 from workers.board import Board
 from workers.redis_clock import RedisClock
 

@@ -16,7 +16,7 @@ import structlog
 
 from broker.claimed import MOST_MARKS
 from broker.queue import Queue
-from broker.settings import SlotSettings
+from broker.settings_tables import SlotSettings
 from workers.batcher import Batcher
 from workers.board import Board
 from workers.bodies import Bodies

@@ -11,7 +11,7 @@ from collections import deque
 
 import msgspec
 
-from broker.settings import RetireSettings
+from broker.settings_tables import RetireSettings
 from workers.exchange import Measured
 from workers.exits import Exit
 

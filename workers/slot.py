@@ -14,7 +14,7 @@ from collections.abc import Callable
 from broker.bodies_store import BodyStore
 from broker.connection import Command
 from broker.queue import Queue
-from broker.settings import SlotSettings
+from broker.settings_tables import SlotSettings
 from broker.timetable import Learned
 from workers.ahead import Ahead
 from workers.allowance import Allowance

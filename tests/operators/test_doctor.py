@@ -11,7 +11,8 @@ import pytest
 
 from broker.bodies_files import FileStore
 from broker.errors import StoreError, SupervisorError
-from broker.settings import ModelSettings, RedisSettings, RetireSettings, Settings
+from broker.settings import Settings
+from broker.settings_tables import ModelSettings, RedisSettings, RetireSettings
 from operators import doctor, durability, large_bodies
 from operators.doctor import Finding
 

@@ -10,7 +10,8 @@ import pytest
 from broker import bodies_sweep, keys
 from broker.bodies_files import FileStore
 from broker.connection import Link
-from broker.settings import ModelSettings, RedisSettings, Settings
+from broker.settings import Settings
+from broker.settings_tables import ModelSettings, RedisSettings
 from operators.left_bodies import left_bodies
 from tests.broker.actors import MODEL
 from workers.keeper import Keeper

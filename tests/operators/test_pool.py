@@ -16,7 +16,8 @@ import pytest
 from broker import embedded, keys, roster
 from broker.connection import Link, ResponseError
 from broker.errors import ArtifactError, ConfigError, RedisUnavailable, SupervisorError
-from broker.settings import RedisSettings, Settings
+from broker.settings import Settings
+from broker.settings_tables import RedisSettings
 from operators import patience, pool, pool_lock, readiness, status
 from operators import reach as reaching
 from operators.cli import main

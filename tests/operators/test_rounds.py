@@ -12,7 +12,8 @@ from broker import roster
 from broker.connection import Link, ResponseError
 from broker.errors import SupervisorError
 from broker.roster import Assignment
-from broker.settings import PoolSettings, RedisSettings, Settings
+from broker.settings import Settings
+from broker.settings_tables import PoolSettings, RedisSettings
 from operators import agent
 from operators.deaths import Deaths
 from operators.places import Action, Place, Seen

@@ -10,7 +10,8 @@ import pytest
 from broker import keys, roster, spec
 from broker.connection import Link
 from broker.roster import Assignment
-from broker.settings import ModelSettings, PoolSettings, RedisSettings, Settings
+from broker.settings import Settings
+from broker.settings_tables import ModelSettings, PoolSettings, RedisSettings
 from operators import status, table
 from operators.problems import find_problems
 from operators.snapshot import ModelStatus, RedisStatus, SlotStatus

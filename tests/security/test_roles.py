@@ -13,7 +13,8 @@ import pytest
 from broker import roster
 from broker.errors import JobCancelled
 from broker.roster import Assignment
-from broker.settings import RedisSettings, Settings
+from broker.settings import Settings
+from broker.settings_tables import RedisSettings
 from operators import doctor, status
 from producer import AsyncProducer, Producer
 from tests import models

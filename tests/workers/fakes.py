@@ -19,7 +19,7 @@ from broker.connection import Link
 from broker.intake import Intake
 from broker.messages import Kind, Outcome
 from broker.queue import Queue
-from broker.settings import RetireSettings, SlotSettings
+from broker.settings_tables import RetireSettings, SlotSettings
 from broker.spec import Limits, ModelSpec, TensorSpec
 from workers.backends import Arrays
 from workers.batcher import Batcher

@@ -14,7 +14,7 @@ from broker import keys, roster, spec
 from broker.connection import Link
 from broker.lease import lease_of
 from broker.queue import Queue
-from broker.settings import SlotSettings
+from broker.settings_tables import SlotSettings
 from broker.spec import Limits
 from tests.workers.fakes import MODEL, SPEC, Client
 from workers.beat import Beat

@@ -16,7 +16,8 @@ from broker.connection import Link
 from broker.errors import ConfigError, RedisUnavailable
 from broker.queue import Queue
 from broker.roster import Assignment
-from broker.settings import RedisSettings, Settings
+from broker.settings import Settings
+from broker.settings_tables import RedisSettings
 from operators import status
 from tests import models
 from tests.wait import wait_until

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from broker.errors import ConfigError
-from broker.settings import RetireSettings, load
+from broker.settings import load
+from broker.settings_tables import RetireSettings
 from workers.exchange import Measured
 from workers.exits import Exit
 from workers.retire import MB, Retirement

@@ -18,7 +18,7 @@ from broker.connection import Link
 from broker.lease import lane_and_entry, lease_of
 from broker.messages import Job, Status
 from broker.queue import Fault, Queue
-from broker.settings import SlotSettings
+from broker.settings_tables import SlotSettings
 from tests.wait import wait_until
 from tests.workers.apart import submit as submit_apart
 from tests.workers.fakes import KILLS, MODEL, RAISES, SPEC, Client, Doubler, LateEngine, RunningSlot, first

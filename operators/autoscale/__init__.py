@@ -1,0 +1,1 @@
+"""How many slots a model shall have, from what waits and what T says."""

@@ -1,0 +1,1 @@
+"""`penstock jobs`: where single jobs are, and how they came there."""

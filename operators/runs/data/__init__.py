@@ -1,0 +1,1 @@
+"""What runs read and write: sources, mappings, sinks. Knows neither Redis nor producers."""

@@ -1,0 +1,1 @@
+"""`penstock top`: the pool on one screen, again and again."""
