@@ -14,8 +14,8 @@ from typing import Literal
 
 from broker.errors import ConfigError
 
-Role = Literal["producer", "worker", "operator", "monitor", "admin"]
-ROLES: tuple[Role, ...] = ("producer", "worker", "operator", "monitor")
+Role = Literal["producer", "worker", "operator", "runs", "monitor", "admin"]
+ROLES: tuple[Role, ...] = ("producer", "worker", "operator", "runs", "monitor")
 DEFAULT_AS: Role = "producer"  # whose rights an app has that connects to the embedded server without a name
 OLDEST = (6, 2)
 # On the embedded server only, whose settings hold no secret: what durability="fsync" and `penstock doctor` ask. On a shared

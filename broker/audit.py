@@ -26,7 +26,7 @@ class Act(msgspec.Struct, frozen=True):
 
 def record(link: Link, command: str, target: str = "", *, reason: str = "") -> None:
     """Notes what was just done. `command` as the operator knows it, e.g. `scale`; `target` what it was done to."""
-    fields = {"user": _user(), "host": socket.gethostname(), "command": command, "target": target, "reason": reason}
+    fields = {"user": user(), "host": socket.gethostname(), "command": command, "target": target, "reason": reason}
     flat = [part for pair in fields.items() for part in pair]
     link.call("XADD", keys.audit(), "MAXLEN", "~", keys.AUDIT_CAP, "*", *flat)
 
@@ -44,7 +44,7 @@ def _read(entry: bytes, flat: list[bytes]) -> Act:
     return Act(**named, at_ms=int(entry.partition(b"-")[0]))
 
 
-def _user() -> str:
+def user() -> str:
     """The login behind sudo, if any; the number of a user without a name."""
     try:
         return os.environ.get("SUDO_USER") or getpass.getuser()

@@ -76,12 +76,17 @@ def with_body(job: Job, body: bytes) -> Job:
     return msgspec.structs.replace(job, data=body, offset=0)
 
 
+def read_meta(entry: bytes, fields: Sequence[bytes]) -> tuple[int, int, int]:
+    """What stands beside a job in its lane: deadline (0: none), attempt, first submit; in Redis' ms."""
+    if len(fields) > 2 and (meta := _META.fullmatch(fields[3])):  # else as if there were none, as in finish.lua
+        return int(meta[1]), min(int(meta[2]), 255), int(meta[3])
+    return 0, 1, int(entry.partition(b"-")[0])
+
+
 def _decode(
     lane: int, entry: bytes, fields: list[bytes], deliveries: int, jobs: list[Job], broken: list[Lease]
 ) -> None:
-    attempt, deadline_ms, submitted_ms = 1, 0, int(entry.partition(b"-")[0])
-    if len(fields) > 2 and (meta := _META.fullmatch(fields[3])):  # else as if there were none, as in finish.lua
-        deadline_ms, attempt, submitted_ms = int(meta[1]), min(int(meta[2]), 255), int(meta[3])
+    deadline_ms, attempt, submitted_ms = read_meta(entry, fields)
     blob = fields[1]
     try:
         jobs.append(

@@ -39,7 +39,7 @@ SILENT = (RedisTimeout, TimeoutError)  # of these, a server that is there and do
 
 READ_TIMEOUT_S = 5.0
 START_IT = "start it, or set redis.url in pool.toml or PENSTOCK_REDIS_URL"  # the mend of a server that is away
-_WITH_FINISH = ("settle", "fail", "claim", "cancel")
+_WITH_FINISH = ("settle", "fail", "claim", "cancel", "expire")
 _WITH_BODY = (*_WITH_FINISH, "submit", "sweep", "drop", "replay", "letters", "orphans")
 
 

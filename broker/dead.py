@@ -67,7 +67,7 @@ class DeadLetters:
         """Up to `count` letters that are older than `cursor`. A page may be short, or empty, with more behind it."""
         now_ms, after, *flat = self._link.script("letters", [self._key], [cursor, count, reason])
         letters = [
-            self._letter(entry, size, fields)
+            read_letter(self._model, entry, size, fields)
             for entry, size, fields in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
         ]
         return Page(int(now_ms), after.decode(), letters)
@@ -88,7 +88,7 @@ class DeadLetters:
             return None
         fields = found[0][1]
         body = dict(zip(fields[::2], fields[1::2], strict=True)).get(b"job", b"")
-        return self._letter(found[0][0], len(body), fields), body
+        return read_letter(self._model, found[0][0], len(body), fields), body
 
     def with_body(self, job: Job) -> Job:
         """A dead job with its data at hand, wherever its body stands. Raises StoreError, DecodeError when it cannot be had."""
@@ -146,21 +146,23 @@ class DeadLetters:
         names = [self._key, keys.counters(self._model), keys.dead_bodies(self._model)]
         return int(self._link.script("drop", names, entries)) if entries else 0
 
-    def _letter(self, entry: bytes, size: int, flat: list[bytes]) -> Letter:
-        fields = dict(zip(flat[::2], flat[1::2], strict=True))
-        lane = int(fields.get(b"lane", b"2"))
-        return Letter(
-            id=f"{self._model}:{_text(fields.get(b'id'))}",
-            reason=_text(fields.get(b"reason")),
-            error=_error(fields.get(b"outcome", b"")),
-            attempts=int(fields.get(b"attempts", b"0")),
-            deliveries=int(fields.get(b"deliveries", b"0")),
-            lane=LANES[lane - 1],
-            submitted_ms=int(fields.get(b"submitted_ms", b"0")),
-            died_ms=int(entry.partition(b"-")[0]),
-            size=size,
-            entry=entry.decode(),
-        )
+
+def read_letter(model: str, entry: bytes, size: int, flat: Sequence[bytes]) -> Letter:
+    """One entry of the dead letters; `size` is told apart, since the job need not be among its fields."""
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    lane = int(fields.get(b"lane", b"2"))
+    return Letter(
+        id=f"{model}:{_text(fields.get(b'id'))}",
+        reason=_text(fields.get(b"reason")),
+        error=_error(fields.get(b"outcome", b"")),
+        attempts=int(fields.get(b"attempts", b"0")),
+        deliveries=int(fields.get(b"deliveries", b"0")),
+        lane=LANES[lane - 1],
+        submitted_ms=int(fields.get(b"submitted_ms", b"0")),
+        died_ms=int(entry.partition(b"-")[0]),
+        size=size,
+        entry=entry.decode(),
+    )
 
 
 def gone(public_id: str) -> UnknownLetter:

@@ -151,6 +151,18 @@ class RunError(PenstockError):
     """A bulk run cannot begin or go on: its input, its mapping or its output is at fault."""
 
 
+class LeaseLost(RunError):
+    """Raised in the program that works a run when another has taken it over: nothing more may be written for it here."""
+
+
+class RunFailed(RunError):
+    """Raised by those who wait for a bulk run when it failed or was cancelled; `view` is how it ended."""
+
+    def __init__(self, text: str, *, view: Any = None) -> None:
+        super().__init__(text)
+        self.view = view
+
+
 class ConfigError(PenstockError):
     """Raised when pool.toml, a flag or an environment variable is wrong."""
 

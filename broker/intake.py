@@ -10,7 +10,7 @@ from base64 import b32encode
 from collections.abc import Sequence
 from typing import Any
 
-from broker import keys
+from broker import keys, paused
 from broker.connection import Arg, Command, evalsha
 from broker.errors import InvalidInput
 from broker.messages import LANES, Status
@@ -176,16 +176,18 @@ class Intake:
         return ["LPOP", self.reply_key, count]
 
     def load(self) -> list[Command]:
-        """What a timeout's text is made of: time, ready slots, depths, the oldest entry of each lane."""
+        """What a timeout's text is made of: time, ready slots, depths, the oldest entry of each lane, what is paused."""
         model = self.model
         return [
             ("TIME",), ("ZRANGE", keys.ready(model), 0, -1, "WITHSCORES"), ("ZCARD", keys.delayed(model)),
             *(("XLEN", lane) for lane in self._lanes),
             *(("XRANGE", lane, "-", "+", "COUNT", 1) for lane in self._lanes),
+            paused.look(model),
         ]  # fmt: skip
 
     def read_load(self, replies: Sequence[Any]) -> str:
-        """`depth 12, oldest waits 3.1 s, 2 slots ready`."""
+        """`depth 12, the oldest is 3.1 s old, 2 slots ready, lane low paused by ann@box (deploy)`."""
+        *replies, pauses = replies
         for reply in replies:
             if isinstance(reply, Exception):
                 return f"state unknown ({reply})"
@@ -195,7 +197,9 @@ class Intake:
         slots = sum(float(score) > now_ms for score in ready[1::2])
         ages = [now_ms - int(lane[0][0].partition(b"-")[0]) for lane in replies[6:9] if lane]
         oldest = f"the oldest is {max(ages) / 1000:.1f} s old" if ages else "none waits"
-        return f"depth {depth}, {oldest}, {slots} {'slot' if slots == 1 else 'slots'} ready"
+        # A server whose roles are of an older version refuses to tell.
+        told = "" if isinstance(pauses, Exception) else paused.told(paused.read(pauses))
+        return f"depth {depth}, {oldest}, {slots} {'slot' if slots == 1 else 'slots'} ready" + (told and f", {told}")
 
 
 def state_of(outcome: bytes) -> str:

@@ -64,8 +64,19 @@ def encode_failure(job: Job, status: Status, *, reason: str, text: str, total_ms
     return encode(job.id, int(status), attempt=job.attempt, timings=(total_ms, 0.0, 0.0, total_ms), note=note)
 
 
-def decode(blob: bytes) -> Outcome:
-    """Reads one outcome. Raises DecodeError when it is not format 1, is cut short, or its sizes do not agree."""
+def head_bytes(blob: bytes) -> int:
+    """How many bytes of an outcome stand before its data; 0 when these are too few to tell."""
+    if len(blob) < HEAD.size:
+        return 0
+    id_len, desc_len, note_len = blob[3], *struct.unpack_from("<HH", blob, 20)
+    return HEAD.size + id_len + int(desc_len) + int(note_len)
+
+
+def decode(blob: bytes, *, is_head: bool = False) -> Outcome:
+    """Reads one outcome. Raises DecodeError when it is not format 1, is cut short, or its sizes do not agree.
+
+    `is_head`: it was cut at `head_bytes`, and has no data.
+    """
     try:
         version, bits, attempt, id_len, queue, wait, forward, total, desc_len, note_len = HEAD.unpack_from(blob)
         if version != FORMAT:
@@ -80,7 +91,7 @@ def decode(blob: bytes) -> Outcome:
         model_version, rows, columns, row_bytes = (
             _read_descriptor(blob[id_end:desc_end]) if desc_len else ("", 0, (), 0)
         )
-        if columns and len(blob) - at != rows * row_bytes:
+        if columns and not is_head and len(blob) - at != rows * row_bytes:
             raise DecodeError(f"an outcome holds {len(blob) - at} bytes of data, {rows * row_bytes} were declared")
         return Outcome(
             id=blob[24:id_end].decode(),

@@ -5,6 +5,7 @@ The slot writes `asked`, once; only the agent writes after that and removes. So 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -49,7 +50,11 @@ def decode(body: bytes) -> Request | None:
 
 def requests(link: Link, host: str) -> dict[int, Request]:
     """slot number -> request on this host."""
-    raw = link.call("HGETALL", keys.overlap(host))
+    return read(link.call("HGETALL", keys.overlap(host)))
+
+
+def read(raw: Sequence[bytes]) -> dict[int, Request]:
+    """Of a host's whole hash; what is no request is left out."""
     found = {}
     for number, body in zip(raw[::2], raw[1::2], strict=True):
         request = decode(body)

@@ -5,7 +5,7 @@ No I/O here: the slot sends the commands over its Link and may have several unde
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, Literal
 
@@ -67,6 +67,7 @@ class Queue:
         self._finish_keys = [keys.counters(model), keys.stored(model), keys.watchers(model), keys.moved(model)]
         self._finish_args = [keys.of_model(model), keys.REPLY_TTL_MS, keys.REPLY_CAP, INLINE_LIMIT_BYTES]
         self._claims = 0
+        self.pause(())
 
     # --- claiming ---------------------------------------------------------------------------
 
@@ -78,6 +79,12 @@ class Queue:
                 (reply,) = link.call_all([("XGROUP", "CREATE", lane, keys.GROUP, "0", "MKSTREAM")])
                 if isinstance(reply, Exception) and "BUSYGROUP" not in str(reply):
                     raise reply
+
+    def pause(self, lanes: Collection[int]) -> None:
+        """Leaves these lanes, and no others, out of `claim`, `reclaim` and `block` from now on."""
+        self._paused = ["".join(str(lane + 1) for lane in lanes)] if lanes else []
+        streams = [key for lane, key in enumerate(self.lanes) if lane not in lanes]
+        self._open = [*streams, *">" * len(streams)]
 
     def claim(self, room: int, *, above_low: bool = False) -> Command:
         """Claims up to `room` jobs without blocking: returned leases first, then lanes by priority, or those above the low one."""
@@ -92,7 +99,7 @@ class Queue:
         return self._claim(room, "")
 
     def _claim(self, room: int, order: str) -> Command:
-        args: list[Any] = [*self._finish_args, self.consumer, room, order]
+        args: list[Any] = [*self._finish_args, self.consumer, room, order, *self._paused]
         return evalsha("claim", self._finish_keys + self.lanes, args)
 
     def read(self, lane: int, count: int) -> Command:
@@ -106,10 +113,9 @@ class Queue:
         return read_claim(reply)
 
     def block(self, count: int, block_ms: int) -> Command:
-        """Waits for jobs: XREADGROUP over all lanes. COUNT is per stream, so up to three times `count` may come."""
+        """Waits for jobs: XREADGROUP over all open lanes. COUNT is per stream, so up to three times `count` may come."""
         return [
-            "XREADGROUP", "GROUP", keys.GROUP, self.consumer, "COUNT", count, "BLOCK", block_ms,
-            "STREAMS", *self.lanes, ">", ">", ">",
+            "XREADGROUP", "GROUP", keys.GROUP, self.consumer, "COUNT", count, "BLOCK", block_ms, "STREAMS", *self._open,
         ]  # fmt: skip
 
     def read_block(self, reply: Any) -> Claimed:
@@ -178,11 +184,11 @@ class Queue:
     def pulse(
         self, slot: str, leases: Iterable[tuple[int, bytes]], *, ready_ms: int, failing_ms: int, frees_place: bool
     ) -> Command:
-        """One beat: readiness and leases. The reply is [Redis time in ms, leases lost]."""
-        args: list[Any] = [slot, self.consumer, ready_ms, failing_ms, int(frees_place)]
+        """One beat: readiness and leases. The reply is [Redis time in ms, leases lost, names of paused lanes]."""
+        model = self.model
+        args: list[Any] = [slot, self.consumer, ready_ms, failing_ms, int(frees_place), keys.paused(model)]
         for lane, entry in leases:
             args += (lane + 1, entry)
-        model = self.model
         return evalsha("pulse", [keys.ready(model), keys.failing(model), keys.retiring(model), *self.lanes], args)
 
     def pending(self, count: int = 2000) -> list[Command]:

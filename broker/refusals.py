@@ -25,11 +25,13 @@ def of(answer: Answer, model: str, limits: Limits) -> PenstockError:
     detail = answer.detail
     match answer.code:
         case "full":
-            most = f"{limits.max_jobs} jobs" if detail == "jobs" else f"{limits.max_bytes} bytes"
+            what, _, paused = detail.partition(" ")
+            most = f"{limits.max_jobs} jobs" if what == "jobs" else f"{limits.max_bytes} bytes"
             wait_s = answer.retry_after_ms / 1000
+            why = f" and is paused until `penstock resume {model}`" if paused else ""
             return QueueFull(
-                f"the queue of model {model!r} is at its limit of {most}; try again in {wait_s:.2f} s, "
-                f"pass wait_s to wait for room, or raise queue.max_{detail} in pool.toml",
+                f"the queue of model {model!r} is at its limit of {most}{why}; try again in {wait_s:.2f} s, "
+                f"pass wait_s to wait for room, or raise queue.max_{what} in pool.toml",
                 retry_after_s=wait_s,
             )
         case "conflict":

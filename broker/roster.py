@@ -73,9 +73,14 @@ def record_exit(link: Link, slot: str, reason: str, detail: str, jobs: int) -> N
 
 def exits(link: Link, count: int = 200) -> list[Exit]:
     """The newest exits, newest first."""
+    return read_exits(link.call("XREVRANGE", keys.exits(), "+", "-", "COUNT", count))
+
+
+def read_exits(reply: Sequence[Any]) -> list[Exit]:
+    """Of an XREVRANGE over the exits."""
     found = []
-    for entry, fields in link.call("XREVRANGE", keys.exits(), "+", "-", "COUNT", count):
-        row = _strings(fields)
+    for entry, fields in reply:
+        row = strings(fields)
         found.append(Exit(row["slot"], row["reason"], row["detail"], int(row["jobs"]), int(entry.partition(b"-")[0])))
     return found
 
@@ -92,7 +97,7 @@ def events(link: Link, count: int = 200) -> list[Event]:
     """The newest events of all hosts, newest first."""
     found = []
     for entry, fields in link.call("XREVRANGE", keys.events(), "+", "-", "COUNT", count):
-        row = _strings(fields)
+        row = strings(fields)
         at_ms = int(entry.partition(b"-")[0])
         found.append(Event(at_ms, row["host"], row["slot"], row["kind"], row["detail"], int(row["pid"])))
     return found
@@ -108,12 +113,16 @@ def beat_agent(link: Link, host: str, state: dict[str, str | int]) -> int:
 
 def agent(link: Link, host: str) -> dict[str, str]:
     """What the agent of a host last said of itself; empty when none lives."""
-    return _strings(link.call("HGETALL", keys.agent(host)))
+    return strings(link.call("HGETALL", keys.agent(host)))
 
 
 def last_beats(link: Link) -> dict[str, int]:
     """Name of each slot known -> Redis time of its last announcement in ms; outlives the slot's own key."""
-    flat = link.call("ZRANGE", keys.slots(), 0, -1, "WITHSCORES")
+    return read_beats(link.call("ZRANGE", keys.slots(), 0, -1, "WITHSCORES"))
+
+
+def read_beats(flat: Sequence[bytes]) -> dict[str, int]:
+    """Of the whole zset of slots, with scores."""
     return {flat[at].decode(): int(float(flat[at + 1])) - FORGET_SLOT_MS for at in range(0, len(flat), 2)}
 
 
@@ -126,7 +135,7 @@ def forget_slot(link: Link, name: str, model: str) -> None:
 
 def restarts(link: Link) -> Counter[str]:
     """slot:reason -> count, since the pool's Redis began."""
-    row = _strings(link.call("HGETALL", keys.restarts()))
+    row = strings(link.call("HGETALL", keys.restarts()))
     return Counter({field: int(count) for field, count in row.items()})
 
 
@@ -138,12 +147,17 @@ def slots(link: Link) -> dict[str, dict[str, str]]:
 def states(link: Link, names: Sequence[str]) -> dict[str, dict[str, str]]:
     """name -> state of these slots; empty for one that beats no more."""
     replies = link.call_all([("HGETALL", keys.slot(name)) for name in names])
-    return {name: _strings(reply) for name, reply in zip(names, replies, strict=True)}
+    return {name: strings(reply) for name, reply in zip(names, replies, strict=True)}
 
 
 def now_ms(link: Link) -> int:
     """Redis' time."""
-    seconds, micros = link.call("TIME")
+    return read_time(link.call("TIME"))
+
+
+def read_time(reply: Sequence[bytes]) -> int:
+    """Milliseconds, of a reply to TIME."""
+    seconds, micros = reply
     return int(seconds) * 1000 + int(micros) // 1000
 
 
@@ -173,7 +187,11 @@ def assign(link: Link, host: str, number: int, assignment: Assignment | None) ->
 
 def assignments(link: Link, host: str) -> dict[int, Assignment]:
     """slot number -> assignment on this host."""
-    raw = link.call("HGETALL", keys.assignment(host))
+    return read_assignments(link.call("HGETALL", keys.assignment(host)))
+
+
+def read_assignments(raw: Sequence[bytes]) -> dict[int, Assignment]:
+    """Of a host's whole hash."""
     pairs = zip(raw[::2], raw[1::2], strict=True)
     return {int(number): msgspec.json.decode(body, type=Assignment) for number, body in sorted(pairs)}
 
@@ -185,7 +203,7 @@ def want(link: Link, host: str, model: str, count: int) -> None:
 
 def wanted(link: Link, model: str) -> dict[str, int]:
     """host -> slots of the model wanted there."""
-    return {host: int(count) for host, count in _strings(link.call("HGETALL", keys.wanted(model))).items()}
+    return {host: int(count) for host, count in strings(link.call("HGETALL", keys.wanted(model))).items()}
 
 
 def depth_commands(model: str) -> list[Command]:
@@ -194,5 +212,6 @@ def depth_commands(model: str) -> list[Command]:
     return [*commands, ("ZCARD", keys.delayed(model)), ("XLEN", keys.dead(model)), ("HGETALL", keys.counters(model))]
 
 
-def _strings(flat: list[bytes]) -> dict[str, str]:
+def strings(flat: Sequence[bytes]) -> dict[str, str]:
+    """A whole hash, as Redis gives it."""
     return {flat[at].decode(): flat[at + 1].decode() for at in range(0, len(flat), 2)}

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from broker.acl import Role
 
 ENV_CONFIG = "PENSTOCK_CONFIG"
+ENV_APPLIED = "PENSTOCK_APPLIED"  # programs under supervisord: the copy of that file which `up` or `reload` found right
 ENV_REDIS_URL = "PENSTOCK_REDIS_URL"
 ENV_VAR_DIR = "PENSTOCK_VAR_DIR"
 ENV_HOST = "PENSTOCK_HOST"
@@ -123,21 +124,33 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load(path: str | None = None, *, environ: Mapping[str, str] = os.environ) -> Settings:
     """Reads and checks pool.toml. Raises ConfigError naming file, key and mend.
 
-    `path` is a flag's value; without it PENSTOCK_CONFIG, then configs/pool.toml if it exists, then the defaults.
+    `path` is a flag's value; without it PENSTOCK_CONFIG, then configs/pool.toml if it exists, then the defaults. Of the file in
+    PENSTOCK_CONFIG the copy in PENSTOCK_APPLIED is read, where there is one: a slot that restarts at 3 a.m. must not meet a
+    file that somebody is editing.
     """
     chosen = path or environ.get(ENV_CONFIG) or (DEFAULT_CONFIG if Path(DEFAULT_CONFIG).exists() else "")
-    raw: dict[str, Any] = {}
+    if not chosen:
+        return parse("", "", environ=environ)
+    copy = "" if path else environ.get(ENV_APPLIED, "")
+    try:
+        text = Path(copy if copy and Path(copy).exists() else chosen).read_text()
+    except OSError as error:
+        raise ConfigError(f"cannot read {chosen}: {error.strerror}; name a file with --config") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{chosen} is not TOML: {error}") from None
+    return parse(text, chosen, environ=environ)
+
+
+def parse(text: str, chosen: str, *, environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings that `text` gives, as if it stood in the file `chosen`. Raises ConfigError as `load` does."""
+    try:
+        raw: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{chosen} is not TOML: {error}") from None
     root = Path.cwd()
     if chosen:
-        file = Path(chosen).absolute()
-        try:
-            raw = tomllib.loads(file.read_text())
-        except OSError as error:
-            raise ConfigError(f"cannot read {chosen}: {error.strerror}; name a file with --config") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{chosen} is not TOML: {error}") from None
-        # configs/pool.toml speaks of paths beside configs/, not in it
-        root = file.parent.parent if file.parent.name == "configs" else file.parent
+        folder = Path(chosen).absolute().parent
+        root = folder.parent if folder.name == "configs" else folder  # it speaks of paths beside configs/, not in it
     _check_tables(raw, chosen)
     if environ.get(ENV_REDIS_URL):
         raw.setdefault("redis", {})["url"] = environ[ENV_REDIS_URL]

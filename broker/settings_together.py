@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from broker.bodies import check_location
 from broker.errors import ConfigError
+from broker.settings_cron import complaint
 from broker.settings_values import written
 
 if TYPE_CHECKING:
@@ -49,9 +50,7 @@ def check_together(settings: Settings, where: str) -> None:
             raise ConfigError(
                 f'{where} [schedules.{name}]: model = "{schedule.model}" is not served here; add [models.{schedule.model}]'
             )
-        if len(schedule.cron.split()) != 5:
-            raise ConfigError(
-                f'{where} [schedules.{name}]: cron = "{schedule.cron}" must be five fields: minute, hour, day, month, weekday'
-            )
+        if wrong := complaint(schedule.cron):
+            raise ConfigError(f'{where} [schedules.{name}]: cron = "{schedule.cron}" {wrong}')
     if not 0 <= settings.retire.jitter < 1:
         raise ConfigError(f"{where} [retire]: jitter = {settings.retire.jitter} must lie between 0 and 1")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 import structlog
 
@@ -17,7 +18,10 @@ from broker.connection import Link
 from broker.errors import PenstockError
 from broker.settings import Settings, load
 from operators import reconcile
+from operators.autoscale.loop import Autoscale
 from operators.deaths import Deaths
+from operators.device_watch import DeviceWatch
+from operators.hardware import Hardware
 from operators.journal import Journal
 from operators.listener import Garbled, listen
 from operators.reconcile import Reconciler
@@ -43,11 +47,13 @@ def main() -> int:
     try:
         settings = load()
         deaths = Deaths(wake=Supervisor(settings, timeout_s=RPC_TIMEOUT_S).is_running)
-        rounds, record = build(settings, deaths)
+        watch = DeviceWatch()
+        rounds, record = build(settings, deaths, gpus=watch.latest)
     except PenstockError as error:
         log.error("agent cannot start", error=str(error), next="supervisord starts it again")
         return 1
     deaths.start()
+    watch.start()
     rounds.start()
     log.info("agent started", host=settings.host, pid=os.getpid())
     try:
@@ -61,7 +67,13 @@ def main() -> int:
     return 0
 
 
-def build(settings: Settings, deaths: Deaths, *, silent_limit_s: float | None = None) -> tuple[Rounds, Record]:
+def build(
+    settings: Settings,
+    deaths: Deaths,
+    *,
+    gpus: Callable[[], Hardware | None] = lambda: None,
+    silent_limit_s: float | None = None,
+) -> tuple[Rounds, Record]:
     """The parts of one agent, not started. `silent_limit_s` is for tests that cannot wait."""
     slot = settings.slot
     if silent_limit_s is None:
@@ -73,6 +85,8 @@ def build(settings: Settings, deaths: Deaths, *, silent_limit_s: float | None = 
         link=Link(settings.redis_url_as("operator")),
         record=record,
         deaths=deaths,
+        scaling=Autoscale(settings, hardware=gpus),
+        gpus=gpus,
         reconciler=Reconciler(silent_limit_s=silent_limit_s, hang_limit_s=slot.lease_s + slot.hang_floor_s),
     )
     return rounds, record

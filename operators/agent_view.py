@@ -63,6 +63,10 @@ def _place(
         silent_s=float(state.get("silent_ms") or 0) / 1000,
         host_bytes=max(int(state.get("host_bytes") or 0), int(state.get("host_baseline_bytes") or 0)),
         device_bytes=max(device) if device else None,
+        held=int(state["held"]) if state.get("held") else None,
+        jobs=int(state.get("jobs") or 0),
+        rows=int(state.get("rows") or 0),
+        load_s=float(state["load_s"]) if state.get("load_s") else None,
     )
 
 

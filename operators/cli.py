@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from broker.errors import PenstockError
 from broker.settings import load
-from operators.commands.cli import Commands
-from operators.screen.cli import as_json, print_json, print_lines, print_mark, say
+from operators.commands.cli import EXIT_CODES, Commands
+from operators.completion.cli import ASKED, answer
+from operators.completion.complete import complete_model
+from operators.screen.cli import as_json, print_json, print_lines, print_mark, say, with_reason
+from operators.table import numbered
 
 if TYPE_CHECKING:
     from operators.snapshot import Snapshot
@@ -46,7 +49,9 @@ timeout = click.option(
 )  # fmt: skip
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EXIT_CODES
+)
 @click.option(
     "--config", metavar="FILE", help="pool.toml to use; else PENSTOCK_CONFIG, else configs/pool.toml, else defaults."
 )
@@ -58,6 +63,8 @@ def cli(context: click.Context, config: str | None) -> None:
     Settings come from pool.toml. `up` starts the pool of this host, `status` shows it, `down` drains it.
     """
     context.obj = config
+    if os.environ.get("NO_COLOR"):  # https://no-color.org
+        context.color = False
     if config:  # `submit` reads its settings by itself
         os.environ["PENSTOCK_CONFIG"] = config
 
@@ -65,39 +72,46 @@ def cli(context: click.Context, config: str | None) -> None:
 @cli.command(short_help="Start the pool of this host.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until every slot is ready.")
 @timeout
+@with_reason
 @click.pass_obj
-def up(config: str | None, wait: bool, timeout_s: float) -> None:
+def up(config: str | None, wait: bool, timeout_s: float, reason: str) -> None:
     """Start the pool of this host: supervisord, Redis unless redis.url is set, and the slots of pool.toml.
 
     A pool that is up keeps running; what is missing is started.
     """
-    from operators import pool, readiness, status, wishes
+    from operators import audited, pool, readiness, status, wishes
 
     settings = load(config)
     changed = pool.up(settings, say=say)
+    audited.note(settings, "up", numbered(changed.started), reason=reason, say=say)
     if wait:
         numbers, since_ms = wishes.assigned(settings), changed.since_ms
         readiness.wait_until_ready(settings, numbers, timeout_s=timeout_s, say=say, since_ms=since_ms)
     if changed.started:
-        say(f"started {_slots(changed.started)}")
+        say(f"started {numbered(changed.started)}")
     _print_status(status.snapshot(settings))
 
 
 @cli.command(short_help="Drain the slots of this host and stop the pool.")
+@with_reason
 @click.pass_obj
-def down(config: str | None) -> None:
+def down(config: str | None, reason: str) -> None:
     """Drain every slot of this host, then stop everything that `up` started. Queued jobs stay in Redis."""
-    from operators import pool
+    from operators import audited, pool
+    from operators.supervisor import Supervisor
 
     settings = load(config)
     is_made = settings.var.exists() or settings.runtime.exists()  # else there never was a pool, and none is made now
+    if is_made and (supervisor := Supervisor(settings)).is_running():
+        supervisor.require_ours()
+        audited.note(settings, "down", reason=reason, say=say)  # before: the embedded Redis goes with it
     changed = pool.down(settings, say=say) if is_made else pool.Changed(was_up=False)
     if not changed.was_up:
         click.echo("the pool is not up; nothing to do")
         return
     waits = "job waits" if changed.queued_jobs == 1 else "jobs wait"
     kept = f"; {changed.queued_jobs} {waits} in Redis for the next `penstock up`" if changed.queued_jobs else ""
-    click.echo(f"the pool is down; drained {_slots(changed.stopped)}{kept}")
+    click.echo(f"the pool is down; drained {numbered(changed.stopped)}{kept}")
 
 
 @cli.command(short_help="Show what is wrong, the models and the slots.")
@@ -115,25 +129,30 @@ def status(config: str | None, is_json: bool) -> None:
 
 
 @cli.command(short_help="Give a model N slots on this host.")
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.argument("slots", type=_Slots(min=0), metavar="N")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until the new slots are ready.")
 @timeout
+@with_reason
 @click.pass_obj
-def scale(config: str | None, model: str, slots: int, wait: bool, timeout_s: float) -> None:
+def scale(config: str | None, model: str, slots: int, wait: bool, timeout_s: float, reason: str) -> None:
     """Give MODEL N slots on this host, without touching any other slot. Slots that go are drained.
 
-    Holds until the next `penstock up` after a `down`; to keep it, set slots in pool.toml.
+    Holds until the next `penstock up` after a `down`; to keep it, set slots in pool.toml and `penstock config reload`.
     """
-    from operators import pool, readiness
+    from operators import audited, pool, readiness
+    from operators.autoscale import standing
 
     settings = load(config)
     changed = pool.scale(settings, model, slots)
+    audited.note(settings, "scale", f"{model} {slots}", reason=reason, say=say)
+    if remark := standing.remark(settings, model):
+        say(remark)
     if wait and changed.started:
         numbers, since_ms = changed.started, changed.since_ms
         readiness.wait_until_ready(settings, numbers, timeout_s=timeout_s, say=say, since_ms=since_ms)
     done = (("started", changed.started), ("drained", changed.stopped))
-    did = [f"{verb} {_slots(numbers)}" for verb, numbers in done if numbers]
+    did = [f"{verb} {numbered(numbers)}" for verb, numbers in done if numbers]
     click.echo(f"{model}: {slots} wanted, {', '.join(did) or 'nothing to change'}")
 
 
@@ -156,6 +175,8 @@ def doctor(config: str | None, is_json: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script: what goes wrong is one line on stderr and an exit code, never a traceback."""
+    if ASKED in os.environ:
+        answer(cli)
     from broker.connection import LOST, NoPermissionError, ResponseError  # redis-py; every command but --help needs it
 
     try:
@@ -182,7 +203,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(text: str, code: int = 1) -> int:
-    click.echo(click.style("error: ", fg="red") + " ".join(text.split()), err=True)
+    is_plain = bool(os.environ.get("NO_COLOR"))
+    click.echo(click.style("error: ", fg="red") + " ".join(text.split()), err=True, color=False if is_plain else None)
     return code
 
 
@@ -198,13 +220,8 @@ def _usage(error: click.ClickException) -> str:
     return f"{text[:1].lower()}{text[1:]}; {mend}"
 
 
-def _slots(numbers: Iterable[int]) -> str:
-    listed = ", ".join(map(str, numbers))
-    return f"slots {listed}" if "," in listed else f"slot {listed}" if listed else "no slot"
-
-
 def _print_status(found: Snapshot) -> None:
-    from operators import table
+    from operators import gpu_troubles, table
 
     for problem in found.problems:
         print_mark("fail" if problem.level == "error" else "warn", problem.text, problem.mend)
@@ -217,6 +234,8 @@ def _print_status(found: Snapshot) -> None:
         print_lines(table.models(found))
     if found.slots:
         print_lines(table.slots(found))
+    if found.agent is not None and found.agent.devices is not None and found.agent.devices.gpus:
+        print_lines(table.align(gpu_troubles.lines(found.agent.devices)))
 
 
 if __name__ == "__main__":

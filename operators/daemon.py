@@ -12,7 +12,8 @@ from pathlib import Path
 
 from broker.embedded import LONGEST_SOCKET_PATH
 from broker.errors import SupervisorError
-from broker.settings import ENV_CONFIG, ENV_HOST, ENV_VAR_DIR, Settings
+from broker.settings import ENV_APPLIED, ENV_CONFIG, ENV_HOST, ENV_VAR_DIR, Settings
+from operators import applied
 from operators.supervisor import START_TIMEOUT_S, Supervisor, identity, stop_wait_s, wait_until
 
 ENV_SLOT_COMMAND = (
@@ -68,6 +69,7 @@ def environment(settings: Settings) -> dict[str, str]:
     }
     if settings.path:
         made[ENV_CONFIG] = settings.path
+        made[ENV_APPLIED] = str(applied.path(settings))
     if (root / "pyproject.toml").exists():  # a checkout that may not be installed
         made["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     return {**os.environ, **made}

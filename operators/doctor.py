@@ -15,9 +15,9 @@ from pathlib import Path
 from broker import embedded
 from broker.address import is_sentinel
 from broker.connection import LOST, ResponseError, safe_url
-from broker.errors import ArtifactError, DeviceError, PenstockError
+from broker.errors import ArtifactError, ConfigError, DeviceError, PenstockError
 from broker.settings import Settings
-from operators import durability
+from operators import durability, placement
 from operators.finding import Finding as Finding
 from operators.large_bodies import large_bodies
 from operators.left_bodies import left_bodies
@@ -124,7 +124,7 @@ def devices(settings: Settings) -> Iterator[Finding]:
     except ImportError as error:
         yield Finding("fail", f"slots cannot run here: {error}", "pip install 'penstock[workers]'")
         return
-    for name, model in settings.models.items():
+    for name in settings.models:
         try:
             backend = models.describe(settings.artifact_path(name))["backend"]
         except ArtifactError:
@@ -135,12 +135,12 @@ def devices(settings: Settings) -> Iterator[Finding]:
             continue
         try:
             if backend == "onnx":
-                device, providers = found.for_onnx(model.device)
+                device, providers = found.for_onnx(placement.one(settings, name))
                 first = providers[0] if isinstance(providers[0], str) else providers[0][0]
                 yield Finding("ok", f"{name} runs on {device} through {first}")
             else:
-                yield Finding("ok", f"{name} runs on {found.for_torch(model.device)} through torch")
-        except DeviceError as error:
+                yield Finding("ok", f"{name} runs on {found.for_torch(placement.one(settings, name))} through torch")
+        except (ConfigError, DeviceError) as error:
             yield _failed(error)
 
 

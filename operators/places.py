@@ -28,6 +28,10 @@ class Place(msgspec.Struct, frozen=True):
     silent_s: float = 0.0  # for how long its loop made no progress
     host_bytes: int = 0  # of its engine; 0: not known
     device_bytes: int | None = None
+    held: int | None = None  # leases; None: it has not said
+    jobs: int = 0  # settled in this life, and the rows in them
+    rows: int = 0
+    load_s: float | None = None
 
     @property
     def is_at_rest(self) -> bool:
@@ -52,10 +56,11 @@ class Action(msgspec.Struct, frozen=True):
     """One thing to do; they are done in order, and the first that fails ends the pass. `why` is for the record.
 
     kill: SIGKILL to `pid`.  start, stop: over supervisord, stop drains.  assign: gives `assignment` or, with None, takes it
-    away.  answer: writes `request` or, with None, removes it.  forget: takes the slot's name out of Redis' lists.
+    away.  answer: writes `request` or, with None, removes it.  forget: takes the slot's name out of Redis' lists.  want: says that
+    this host wants `count` slots of `model`.
     """
 
-    verb: Literal["kill", "start", "stop", "assign", "answer", "forget"]
+    verb: Literal["kill", "start", "stop", "assign", "answer", "forget", "want"]
     number: int
     kind: str = ""  # of the event to record; empty: none
     why: str = ""
@@ -63,3 +68,4 @@ class Action(msgspec.Struct, frozen=True):
     assignment: Assignment | None = None
     request: Request | None = None
     model: str = ""
+    count: int = 0

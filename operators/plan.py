@@ -8,7 +8,7 @@ from broker.settings import Settings
 
 
 def plan(settings: Settings) -> dict[int, Assignment]:
-    """slot number -> assignment, as pool.toml wants it: 0..N-1, models in the file's order."""
+    """slot number -> assignment, as pool.toml wants it: 0..N-1, models in the file's order. `auto` is settled by `placement`."""
     wished = [name for name, model in settings.models.items() for _ in range(model.slots)]
     return {number: assignment(settings, name) for number, name in enumerate(wished)}
 

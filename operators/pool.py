@@ -17,7 +17,9 @@ from broker import embedded, overlap, roster
 from broker.connection import LOST, Link
 from broker.errors import ConfigError, RedisUnavailable, SupervisorError
 from broker.settings import Settings, unknown
+from operators import applied, placement
 from operators.daemon import remove_runtime, start_daemon
+from operators.leavers import take_out
 from operators.patience import telling
 from operators.plan import assignment, check_artifact, plan
 from operators.pool_lock import changing
@@ -25,7 +27,7 @@ from operators.reach import HANGS, reach, read_info
 from operators.readiness import last_line
 from operators.supervisor import REDIS_ENDS_WITHIN_S, RUNNING, Supervisor, SupervisorRefused, stop_wait_s
 from operators.table import count_of
-from operators.wishes import passing, per_model, publish, withdraw
+from operators.wishes import passing, per_model, placed, publish, withdraw
 
 LOADING_WAIT_S = 600.0  # a large append-only file takes its time
 ORPHANS_WAIT_S = 10.0
@@ -47,7 +49,7 @@ class Changed(msgspec.Struct, frozen=True):
 def up(settings: Settings, *, say: Say) -> Changed:
     """Starts supervisord, Redis where it is ours, and the slots; returns before they are ready.
 
-    A pool that is up keeps its assignments (`scale` may have changed them) and gets what is missing.
+    A pool that is up keeps its settings and assignments (`scale` may have changed them) and gets what is missing.
     Raises ConfigError, ArtifactError, RedisUnavailable or SupervisorError; what it started by then is stopped again.
     """
     if not settings.models:
@@ -56,6 +58,7 @@ def up(settings: Settings, *, say: Say) -> Changed:
         )
     for model in settings.models:
         check_artifact(settings, model)
+    placement.check(settings)
     if not settings.is_embedded:
         reach(settings, within_s=settings.redis.connect_s).close()
     with changing(settings):
@@ -64,7 +67,14 @@ def up(settings: Settings, *, say: Say) -> Changed:
         if was_up:
             supervisor.require_ours()
             say(f"the pool is already up (supervisord pid {supervisor.pid()}); starting what is missing")
+            asked, settings = settings, applied.in_force(settings)
+            if asked != settings:
+                say(
+                    "pool.toml has changed since; `penstock config diff` shows how, `penstock config reload` applies it"
+                )
         else:
+            applied.remove(settings)
+            applied.write(settings, applied.file_text(settings))
             supervisor = start_daemon(settings)
         try:
             with contextlib.suppress(SupervisorRefused):  # a pool that an older supervisord.conf started has no agent
@@ -75,7 +85,7 @@ def up(settings: Settings, *, say: Say) -> Changed:
             wished = kept or publish(settings, link)
             spares = passing(overlap.requests(link, settings.host))
             if per_model({n: given for n, given in wished.items() if n not in spares}) != per_model(plan(settings)):
-                say("slots stay as `penstock scale` left them; pool.toml applies after `penstock down`")
+                say("slots stay as `penstock scale` or `penstock drain` left them")
             link.close()
             missing = [number for number, program in supervisor.slots().items() if program.state not in RUNNING]
             started = tuple(number for number in missing if number in wished)
@@ -84,6 +94,7 @@ def up(settings: Settings, *, say: Say) -> Changed:
             if not was_up:
                 supervisor.shutdown()
                 remove_runtime(settings)
+                applied.remove(settings)
             raise
     return Changed(was_up=was_up, started=started, since_ms=since_ms)
 
@@ -98,6 +109,7 @@ def down(settings: Settings, *, say: Say) -> Changed:
         if not supervisor.is_running():
             _require_no_orphans(settings)
             remove_runtime(settings)
+            applied.remove(settings)
             return Changed(was_up=False)
         supervisor.require_ours()
         running = tuple(n for n, program in supervisor.slots().items() if program.state not in ("STOPPED", "FATAL"))
@@ -111,6 +123,7 @@ def down(settings: Settings, *, say: Say) -> Changed:
         with telling(say, what, most_s=REDIS_ENDS_WITHIN_S, then="supervisord kills it then"):
             supervisor.shutdown()
         remove_runtime(settings)
+        applied.remove(settings)
     return Changed(was_up=True, stopped=running, queued_jobs=queued)
 
 
@@ -118,13 +131,16 @@ def scale(settings: Settings, model: str, count: int) -> Changed:
     """Gives the model `count` slots on this host, touching no other slot. New slots take the lowest free numbers.
 
     Holds until the next fresh `up`, which follows pool.toml. Raises ConfigError for an unknown model or more slots than
-    pool.most_slots, SupervisorError when the pool is not up.
+    pool.most_slots, as the pool runs with them; SupervisorError when the pool is not up.
     """
     if model not in settings.models:
         raise ConfigError(unknown("model", model, settings.models))
     supervisor = Supervisor(settings)
     supervisor.require()
     with changing(settings):
+        settings = applied.in_force(settings)
+        if model not in settings.models:
+            raise ConfigError(f"the running pool does not know {model} yet; `penstock config reload` applies pool.toml")
         link = reach(settings)
         since_ms = roster.now_ms(link)
         spares = passing(overlap.requests(link, settings.host))  # each stands for a slot that is counted
@@ -142,14 +158,12 @@ def scale(settings: Settings, model: str, count: int) -> Changed:
         free = [number for number in range(settings.pool.most_slots + 1) if number not in {*held, *spares}]
         new = free[: max(0, count - len(own))]
         surplus = own[count:]
+        given = placed(settings, link, dict.fromkeys(new, assignment(settings, model)))
         roster.want(link, settings.host, model, count)
         for number in new:
-            roster.assign(link, settings.host, number, assignment(settings, model))
+            roster.assign(link, settings.host, number, given[number])
         supervisor.start_slots([*new, *own[:count]])
-        supervisor.stop_slots(surplus)
-        for number in surplus:  # after its end: a slot that restarts in between must still know what it serves
-            roster.assign(link, settings.host, number, None)
-            roster.forget_slot(link, roster.slot_name(settings.host, number), model)
+        take_out(settings, link, supervisor, dict.fromkeys(surplus, model))
         link.close()
     return Changed(was_up=True, started=tuple(new), stopped=tuple(surplus), since_ms=since_ms)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
+from broker.paused import told
 from broker.settings import Settings
 from operators.reach import client_command
 from operators.reconcile import silent_limit_s
 from operators.snapshot import ModelStatus, Problem, RedisStatus, SlotStatus
 from operators.supervisor import RUNNING
-from operators.table import count_of
+from operators.table import age, clean, count_of
 
 NEARLY_FULL = 0.8
 ON_THE_WAY = frozenset({"", "starting", "loading", "retiring", "exiting", "failing", "backing off"})
@@ -18,9 +19,12 @@ SILENT_S = 5.0  # a slot beats each second, unless slot.beat_s says otherwise
 
 def find_problems(
     server: RedisStatus, models: tuple[ModelStatus, ...], slots: tuple[SlotStatus, ...], settings: Settings, *,
-    has_agent: bool = True, assigned: Mapping[str, int] | None = None,
+    has_agent: bool = True, assigned: Mapping[str, int] | None = None, now_ms: int = 0, asleep: Collection[str] = (),
 ) -> list[Problem]:  # fmt: skip
-    """What an operator should know, worst first; pure. `assigned`: slots per model on this host, None where it is down."""
+    """What an operator should know, worst first; pure. `assigned`: slots per model on this host, None where it is down.
+
+    `now_ms` is Redis' time, 0 where it is not known; `asleep` are models that autoscaling may leave without a slot.
+    """
     worst: list[tuple[int, Problem]] = []
 
     def add(rank: int, text: str, mend: str) -> None:
@@ -57,13 +61,20 @@ def find_problems(
             add(
                 2,
                 f"{model.name}: the queue is {full:.0%} full; at 100 % submits are refused",
-                f"penstock scale {model.name} {more}",
+                f"penstock resume {model.name}" if model.paused else f"penstock scale {model.name} {more}",
             )
+        if model.paused:
+            waiting = sum(count for lane, count in model.depth.items() if lane in model.paused)
+            since_ms = min(one.at_ms for one in model.paused.values())
+            ago = f" {age(now_ms - since_ms)} ago" if 0 < since_ms <= now_ms else ""
+            waits = f", {count_of(waiting, 'job')} in its queue" if waiting else ""
+            only = f" --lane {next(iter(model.paused))}" if len(model.paused) == 1 else ""
+            add(3, f"{model.name}: {clean(told(model.paused))}{ago}{waits}", f"penstock resume {model.name}{only}")
         if model.dead:
             were = "job was" if model.dead == 1 else "jobs were"
             add(4, f"{model.name}: {model.dead} {were} given up", f"penstock dead ls {model.name}")
     for name, chosen in settings.models.items():
-        if assigned is not None and chosen.slots and not assigned.get(name):
+        if assigned is not None and chosen.slots and not assigned.get(name) and name not in asleep:
             wish = f"penstock scale {name} {chosen.slots}"
             add(3, f"{name}: pool.toml wants {count_of(chosen.slots, 'slot')}, 0 are assigned", wish)
     for slot in slots:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from broker import look
 from broker.acl import Role
 from broker.address import is_sentinel, read_sentinel_url
 from broker.connection import LOST, SILENT, Link, ResponseError, safe_url
@@ -69,8 +70,7 @@ def client_command(settings: Settings) -> str:
 
 def read_info(link: Link) -> dict[str, str]:
     """INFO as a flat dict of strings."""
-    lines = link.call("INFO").decode(errors="replace").splitlines()
-    return {name: value for name, mark, value in (line.partition(":") for line in lines) if mark}
+    return look.read_info(link.call("INFO"))
 
 
 def read_append(link: Link) -> dict[str, str]:

@@ -15,14 +15,17 @@ from contextlib import contextmanager
 
 import structlog
 
-from broker import embedded, overlap, roster
+from broker import autoscale, embedded, overlap, roster
 from broker.connection import LOST, Link, ResponseError, is_missing_group
 from broker.errors import PenstockError, RedisUnavailable
 from broker.queue import Queue
 from broker.roster import Assignment
 from broker.settings import Settings
+from operators import hardware
 from operators.agent_view import look
+from operators.autoscale.loop import Autoscale
 from operators.deaths import Deaths
+from operators.hardware import Hardware
 from operators.places import Action, Seen
 from operators.reconcile import Reconciler
 from operators.record import Record
@@ -45,7 +48,7 @@ class Rounds(threading.Thread):
 
     def __init__(
         self, settings: Settings, *, supervisor: Supervisor, link: Link, record: Record, reconciler: Reconciler, deaths: Deaths,
-        clock: Callable[[], float] = time.monotonic,
+        scaling: Autoscale, gpus: Callable[[], Hardware | None], clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         super().__init__(name="rounds", daemon=True)
         self._settings = settings
@@ -54,6 +57,8 @@ class Rounds(threading.Thread):
         self._record = record
         self._reconciler = reconciler
         self._deaths = deaths
+        self._scaling = scaling
+        self._gpus = gpus
         self._clock = clock
         self._over = threading.Event()
         self._soon = threading.Event()
@@ -110,12 +115,14 @@ class Rounds(threading.Thread):
         for number in self._record.take_starts():
             self._reconciler.started(number, now)
         self._do(self._reconciler.stuck(seen, now), now)
-        if self._is_flushed or self._plan(seen) or self._reconciler.wanted(seen, now):
+        is_scaling = self._scaling.look(self._link, seen, now)
+        if is_scaling or self._is_flushed or self._plan(seen) or self._reconciler.wanted(seen, now):
             with self._changing() as is_ours:
                 if is_ours:
                     self._restore()
                     seen = look(self._link, self._supervisor, now_ms)
-                    self._do([*self._plan(seen), *self._reconciler.wanted(seen, now)], now)
+                    plan = self._plan(seen)
+                    self._do([*plan, *self._scaling.actions(seen, plan), *self._reconciler.wanted(seen, now)], now)
         self._round_s = BUSY_ROUND_S if any(one.spare >= 0 for one in seen.requests.values()) else ROUND_S
         self._record.write(self._link)
 
@@ -123,7 +130,8 @@ class Rounds(threading.Thread):
         return swaps(seen, load_timeout_s=self._settings.slot.load_timeout_s)
 
     def _beat(self) -> int:
-        state: dict[str, str | int] = {"pid": os.getpid()}
+        told = {autoscale.FIELD: self._scaling.told(), hardware.FIELD: hardware.encode(self._gpus())}
+        state: dict[str, str | int] = {"pid": os.getpid(), **told}
         if self._since_ms:
             state["since_ms"] = self._since_ms
         now_ms = roster.beat_agent(self._link, self._settings.host, state)
@@ -176,6 +184,8 @@ class Rounds(threading.Thread):
             self._supervisor.stop_soon(number)
         elif action.verb == "assign":
             roster.assign(self._link, host, number, action.assignment)
+        elif action.verb == "want":
+            roster.want(self._link, host, action.model, action.count)
         elif action.verb == "answer":
             overlap.write(self._link, host, number, action.request)
         else:

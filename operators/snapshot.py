@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from broker.autoscale import State
+from broker.paused import Pause
+from operators.hardware import Hardware
+
 
 class Problem(msgspec.Struct, frozen=True):
     """What is wrong, and the command that mends it. `level` is `error` or `warning`."""
@@ -40,6 +44,9 @@ class ModelStatus(msgspec.Struct, frozen=True):
     max_jobs: int
     max_bytes: int
     ended: dict[str, int]
+    max_rows: int = 0  # of a batch; 0: not known
+    jobs_per_s: float = 0.0  # done, over the last second or more
+    paused: dict[str, Pause] = {}  # by lane; empty where all are claimed from
 
     @property
     def jobs(self) -> int:
@@ -58,6 +65,7 @@ class SlotStatus(msgspec.Struct, frozen=True):
     reason: str = ""
     version: str = ""
     device: str = ""
+    gpu: str = ""  # the uuid it is assigned to, where it is
     pid: int | None = None
     engine_pid: int | None = None
     jobs: int = 0
@@ -86,6 +94,8 @@ class AgentStatus(msgspec.Struct, frozen=True):
     pid: int
     since_ms: int
     beat_ms: int
+    devices: Hardware | None = None  # the host's GPUs; None where no driver answers
+    autoscale: dict[str, State] = {}  # what it decided last, by model
 
 
 class Snapshot(msgspec.Struct, frozen=True):

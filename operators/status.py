@@ -10,72 +10,107 @@ from typing import Any
 
 import msgspec
 
-from broker import keys, overlap, roster, spec
-from broker.connection import LOST, Command, Link, safe_url
+from broker import autoscale, roster
+from broker.connection import LOST, Link, safe_url
 from broker.errors import RedisRefused, RedisUnavailable, SupervisorError
-from broker.messages import LANES
-from broker.roster import Assignment
+from broker.look import Look, ModelLook, look
 from broker.settings import Settings
+from operators import gpu_troubles, hardware
+from operators.autoscale.troubles import asleep, troubles
 from operators.problems import find_problems
-from operators.reach import reach, read_info
+from operators.reach import reach
 from operators.snapshot import AgentStatus, ModelStatus, Problem, RedisStatus, SlotStatus, Snapshot
 from operators.supervision import agent_trouble
 from operators.supervisor import RUNNING, Program, Supervisor
 from operators.wishes import passing, per_model
 
 FRESH_S = 5  # a program that has run for less may not have said a word yet
+RATE_HOLDS_MS = 10_000  # slots note the rate at which they settle once a second, while they do
 COUNTERS = ("submitted", "done", "failed", "dead", "expired", "cancelled", "retried")
 
 
 def snapshot(settings: Settings) -> Snapshot:
     """Looks once. Never raises for a pool that is down: that is a problem in the snapshot."""
-    programs, trouble = _supervised(settings)
-    is_up = programs is not None
-    problems = [trouble] if trouble else []
+    sight = Sight(settings)
     try:
-        link = reach(settings, is_reading=True)
+        return sight.look()
+    finally:
+        sight.close()
+
+
+class Sight:
+    """Looks again and again over one connection; one that was lost is made anew by the next look."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._link: Link | None = None
+
+    def look(self) -> Snapshot:
+        """Never raises for a pool that is down: that is a problem in the snapshot."""
+        settings = self._settings
+        programs, trouble = _supervised(settings)
+        is_up = programs is not None
+        problems = [trouble] if trouble else []
         try:
-            found = read(link, settings, programs)
-        finally:
-            link.close()
-    except (*LOST, RedisUnavailable) as error:
-        if not (settings.is_embedded and not is_up):  # with the pool down the embedded server is down as well
-            text, _, own = str(error).rpartition("; ")  # our errors end in their mend
-            if not text or not (isinstance(error, RedisRefused) or settings.is_embedded):
-                own = "penstock doctor" if is_up else "start Redis, or mend redis.url in pool.toml; then `penstock up`"
-            text, mend = text or str(error), own
-            problems.insert(0, Problem("error", f"Redis does not answer: {text}", mend))
-        return Snapshot(host=settings.host, at_ms=0, is_up=is_up, redis=None, problems=tuple(problems))
-    if is_up and found.agent is None and (silent := _agent_problem(settings)) is not None:
-        problems.append(silent)
-    return msgspec.structs.replace(found, is_up=is_up, problems=(*problems, *found.problems))
+            if self._link is None:
+                self._link = reach(settings, is_reading=True)
+            found = read(self._link, settings, programs)
+        except (*LOST, RedisUnavailable) as error:
+            self.close()
+            if not (settings.is_embedded and not is_up):  # with the pool down the embedded server is down as well
+                problems.insert(0, _away(settings, error, is_up=is_up))
+            return Snapshot(host=settings.host, at_ms=0, is_up=is_up, redis=None, problems=tuple(problems))
+        if is_up and found.agent is None and (silent := _agent_problem(settings)) is not None:
+            problems.append(silent)
+        return msgspec.structs.replace(found, is_up=is_up, problems=(*problems, *found.problems))
+
+    def close(self) -> None:
+        if self._link is not None:
+            self._link.close()
+            self._link = None
 
 
 def read(link: Link, settings: Settings, programs: Mapping[int, Program] | None = None) -> Snapshot:
     """Everything Redis knows, and the problems in it. `programs`: supervisord's slots, None where it is down."""
-    info = read_info(link)
-    now_ms = roster.now_ms(link)
+    seen = look(link, settings.host, settings.models)
     server = RedisStatus(
         url=safe_url(settings.redis_url),
-        version=info.get("redis_version", ""),
-        policy=info.get("maxmemory_policy", ""),
-        used_bytes=int(info.get("used_memory", 0)),
-        max_bytes=int(info.get("maxmemory", 0)),
+        version=seen.info.get("redis_version", ""),
+        policy=seen.info.get("maxmemory_policy", ""),
+        used_bytes=int(seen.info.get("used_memory", 0)),
+        max_bytes=int(seen.info.get("maxmemory", 0)),
     )
-    names = sorted({*roster.models(link), *settings.models})
-    ready = {name: frozenset(roster.ready(link, name)) for name in names}
-    models = tuple(_model(link, name, len(ready[name]), settings, now_ms) for name in names)
-    given = roster.assignments(link, settings.host)
-    slots = _slots(link, settings, given, programs or {}, ready=frozenset().union(*ready.values()), now_ms=now_ms)
-    agent = _agent(link, settings)
-    problems = find_problems(
+    models = tuple(_model(one, settings, seen.now_ms) for one in seen.models)
+    slots = _slots(seen, settings, programs or {})
+    agent = _agent(seen)
+    garbled = (_split(one.trouble) for one in seen.models if one.trouble)
+    problems = [Problem("error", text, mend) for text, mend in garbled]
+    problems += find_problems(
         server, models, slots, settings, has_agent=agent is not None,
-        assigned=per_model(given) if programs is not None else None,
+        assigned=per_model(seen.assignments) if programs is not None else None, now_ms=seen.now_ms,
+        asleep=asleep(agent.autoscale) if agent is not None else (),
     )  # fmt: skip
+    if agent is not None:
+        problems += troubles(settings, agent.autoscale)
+        problems += gpu_troubles.troubles(settings, agent.devices, seen.assignments)
+        problems.sort(key=lambda problem: problem.level != "error")  # errors first, else as they are
     return Snapshot(
-        host=settings.host, at_ms=now_ms, is_up=False, redis=server, models=models, slots=slots,
+        host=settings.host, at_ms=seen.now_ms, is_up=False, redis=server, models=models, slots=slots,
         problems=tuple(problems), agent=agent,
     )  # fmt: skip
+
+
+def _away(settings: Settings, error: Exception, *, is_up: bool) -> Problem:
+    text, own = _split(str(error))
+    if not text or not (isinstance(error, RedisRefused) or settings.is_embedded):
+        own = "penstock doctor" if is_up else "start Redis, or mend redis.url in pool.toml; then `penstock up`"
+    return Problem("error", f"Redis does not answer: {text or error}", own)
+
+
+def _split(error: str) -> tuple[str, str]:
+    """Our errors end in their mend."""
+    text, _, mend = error.rpartition("; ")
+    return text, mend
 
 
 def _supervised(settings: Settings) -> tuple[dict[int, Program] | None, Problem | None]:
@@ -85,14 +120,20 @@ def _supervised(settings: Settings) -> tuple[dict[int, Program] | None, Problem 
             supervisor.require_ours()
             return supervisor.slots(), None
     except SupervisorError as error:
-        text, _, mend = str(error).rpartition("; ")  # our errors end in their mend
+        text, mend = _split(str(error))
         return None, Problem("error", text or mend, mend if text else "penstock doctor")
     return None, Problem("error", "the pool is not up on this host", "penstock up")
 
 
-def _agent(link: Link, settings: Settings) -> AgentStatus | None:
-    state = roster.agent(link, settings.host)
-    return AgentStatus(*(int(state.get(name, 0)) for name in ("pid", "since_ms", "beat_ms"))) if state else None
+def _agent(seen: Look) -> AgentStatus | None:
+    state = seen.agent
+    if not state:
+        return None
+    pid, since_ms, beat_ms = (int(state.get(name, 0)) for name in ("pid", "since_ms", "beat_ms"))
+    return AgentStatus(
+        pid, since_ms, beat_ms, devices=hardware.decode(state.get(hardware.FIELD, "")),
+        autoscale=autoscale.decode(state.get(autoscale.FIELD, "")),
+    )  # fmt: skip
 
 
 def _agent_problem(settings: Settings) -> Problem | None:
@@ -102,59 +143,45 @@ def _agent_problem(settings: Settings) -> Problem | None:
         return None  # a pool started by an older supervisord.conf, or one that goes down just now
 
 
-def _model(link: Link, name: str, ready: int, settings: Settings, now_ms: int) -> ModelStatus:
-    lanes = [keys.lane(name, lane) for lane in LANES]
-    depth = roster.depth_commands(name)
-    commands: list[Command] = [
-        *depth,
-        *(("XRANGE", lane, "-", "+", "COUNT", 1) for lane in lanes),
-        *(("XPENDING", lane, keys.GROUP) for lane in lanes),
-        ("HGETALL", keys.wanted(name)),
-        ("HMGET", keys.spec(name), *spec.FIELDS),
-    ]
-    replies = link.call_all(commands)
-    *waiting, delayed, dead, counted = replies[: len(depth)]
-    oldest, pending, (wanted, published) = replies[len(depth) :][:3], replies[len(depth) + 3 :][:3], replies[-2:]
-    counters = {field.decode(): int(value) for field, value in zip(counted[::2], counted[1::2], strict=True)}
-    # The id of a lane's first entry is the time it came there; ids are Redis' clock, as now_ms is.
-    first_ms = [int(entries[0][0].partition(b"-")[0]) for entries in oldest if entries]
-    limits, version = settings.queue, ""
-    if published[0] is not None:
-        known = spec.read(name, published)
-        limits, version = known.limits, known.spec.version
+def _model(one: ModelLook, settings: Settings, now_ms: int) -> ModelStatus:
+    known = one.published
+    limits = known.limits if known else settings.queue
+    chosen = settings.models.get(one.name)
+    is_fresh = now_ms - one.counters.get("mark_ms", 0) < RATE_HOLDS_MS
     return ModelStatus(
-        name=name,
-        version=version,
-        wanted=sum(int(count) for count in wanted[1::2]),
-        ready=ready,
-        depth=dict(zip(LANES, waiting, strict=True)),
-        delayed=delayed,
-        claimed=sum(reply[0] for reply in pending if isinstance(reply, list)),  # an error where no slot ever claimed
-        dead=dead,
-        oldest_age_ms=max(0, now_ms - min(first_ms)) if first_ms else None,
-        bytes=counters.get("bytes", 0),
-        stored_bytes=counters.get("stored_bytes", 0),
+        name=one.name,
+        version=known.spec.version if known else "",
+        wanted=sum(one.wanted.values()),
+        ready=len(one.ready),
+        depth=one.depth,
+        delayed=one.delayed,
+        claimed=one.claimed,
+        dead=one.dead,
+        oldest_age_ms=None if one.first_ms is None else max(0, now_ms - one.first_ms),
+        bytes=one.counters.get("bytes", 0),
+        stored_bytes=one.counters.get("stored_bytes", 0),
         max_jobs=limits.max_jobs,
         max_bytes=limits.max_bytes,
-        ended={name: counters.get(name, 0) for name in COUNTERS},
+        ended={name: one.counters.get(name, 0) for name in COUNTERS},
+        max_rows=(chosen.max_rows if chosen else 0) or (known.spec.max_rows if known else 0),
+        jobs_per_s=float(one.counters.get("rate", 0)) if is_fresh else 0.0,
+        paused=one.paused,
     )
 
 
-def _slots(
-    link: Link, settings: Settings, given: Mapping[int, Assignment], programs: Mapping[int, Program], *,
-    ready: frozenset[str], now_ms: int,
-) -> tuple[SlotStatus, ...]:  # fmt: skip
+def _slots(seen: Look, settings: Settings, programs: Mapping[int, Program]) -> tuple[SlotStatus, ...]:
     """Slots that beat, and those assigned on this host that do not."""
-    states = {name: state for name, state in roster.slots(link).items() if state}
-    assigned = {roster.slot_name(settings.host, number): one for number, one in given.items()}
+    states = {name: state for name, state in seen.states.items() if state}
+    assigned = {roster.slot_name(settings.host, number): one for number, one in seen.assignments.items()}
     ours = {roster.slot_name(settings.host, number): program for number, program in programs.items()}
-    spares = {roster.slot_name(settings.host, one) for one in passing(overlap.requests(link, settings.host))}
-    beats = roster.last_beats(link)
+    spares = {roster.slot_name(settings.host, one) for one in passing(seen.requests)}
+    ready = frozenset().union(*(one.ready for one in seen.models))
+    beats = seen.beats
     exits: dict[str, roster.Exit] = {}
-    for one in roster.exits(link):
+    for one in seen.exits:
         exits.setdefault(one.slot, one)
     restarts: dict[str, dict[str, int]] = {}
-    for field, count in roster.restarts(link).items():
+    for field, count in seen.restarts.items():
         slot, _, reason = field.rpartition(":")
         restarts.setdefault(slot, {})[reason] = count
     found = []
@@ -163,10 +190,12 @@ def _slots(
         model = assigned[name].model if name in assigned else ""
         program = ours.get(name)
         is_starting = name in spares or (program is not None and program.state in RUNNING and program.up_s < FRESH_S)
-        silent_s = (now_ms - beats[name]) / 1000 if program is not None and name in beats else None
+        silent_s = (seen.now_ms - beats[name]) / 1000 if program is not None and name in beats else None
         if program is not None and silent_s is not None and program.up_s + 1 < silent_s:
             silent_s = None  # a life before this one said it
         fields = _described(state)
+        if name in assigned and assigned[name].device.startswith(("GPU-", "MIG-")):
+            fields["gpu"] = assigned[name].device
         if program is not None and program.pid and not state:
             fields["pid"] = program.pid
         found.append(

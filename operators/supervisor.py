@@ -101,11 +101,11 @@ class Supervisor:
 
     def slots(self) -> dict[int, Program]:
         """number -> program, for every slot place there is, running or not."""
-        found = {}
-        for info in self._call("getAllProcessInfo"):
-            if info["group"] == "slot":
-                found[int(info["name"].rpartition("_")[2])] = _program(info)
-        return dict(sorted(found.items()))
+        return dict(sorted((int(one.name.rpartition("_")[2]), one) for one in self.programs("slot")))
+
+    def programs(self, group: str) -> list[Program]:
+        """Those of a group of supervisord.conf."""
+        return [_program(info) for info in self._call("getAllProcessInfo") if info["group"] == group]
 
     def redis(self) -> Program:
         """The embedded server's program."""

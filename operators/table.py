@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from operators.snapshot import ModelStatus, SlotStatus, Snapshot
+if TYPE_CHECKING:  # `logs` sets text too, and must not load redis for it
+    from operators.snapshot import ModelStatus, SlotStatus, Snapshot
 
 
 def models(snapshot: Snapshot) -> list[str]:
@@ -35,8 +37,8 @@ def slots(snapshot: Snapshot) -> list[str]:
     return align([head, *rows], right=range(4, 12))
 
 
-def align(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
-    """Columns two spaces apart, as wide as their widest cell; `right` are those set to the right."""
+def align(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), gap: int = 2) -> list[str]:
+    """Columns `gap` spaces apart, as wide as their widest cell; `right` are those set to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -44,13 +46,30 @@ def align(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[s
             cell.rjust(width) if column in right else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )  # fmt: skip
-        lines.append("  ".join(cells).rstrip())
+        lines.append((" " * gap).join(cells).rstrip())
     return lines
+
+
+def clean(text: str) -> str:
+    """One line without control characters: ids, errors and logs may be anybody's bytes, and terminals obey some."""
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
+
+
+def cut(text: str, most: int) -> str:
+    """As `clean`, and no longer than `most` characters."""
+    text = clean(text)
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def count_of(number: int, noun: str) -> str:
     """1 slot, 2 slots."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def numbered(numbers: Iterable[int]) -> str:
+    """slots 0, 1; slot 2; no slot."""
+    listed = ", ".join(map(str, numbers))
+    return f"slots {listed}" if "," in listed else f"slot {listed}" if listed else "no slot"
 
 
 def size(count: int | None) -> str:
@@ -90,7 +109,7 @@ def _slot(slot: SlotStatus, now_ms: int) -> tuple[str, ...]:
     if slot.host_bytes is not None and slot.host_baseline_bytes is not None:
         growth = f" ({(slot.host_bytes - slot.host_baseline_bytes) / 1e6:+.0f})"
     return (
-        slot.name, slot.model or "-", slot.state or "-", slot.device or "-", str(slot.pid or "-"), str(slot.jobs),
+        slot.name, slot.model or "-", slot.state or "-", slot.gpu[:12] or slot.device or "-", str(slot.pid or "-"), str(slot.jobs),
         f"{slot.mean_batch:.1f}", str(slot.held), _ms(slot.p50_ms), _ms(slot.p99_ms),
         size(slot.host_bytes) + growth, age(now_ms - slot.since_ms if slot.since_ms else None), slot.last_exit or "-",
         " ".join(f"{reason}:{count}" for reason, count in sorted(slot.restarts.items())) or "-",

@@ -6,22 +6,25 @@ Starts and stops nothing: who changes these words does that beside.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
-from broker import overlap, roster
+from broker import autoscale, overlap, roster
 from broker.connection import LOST, Link
 from broker.errors import RedisUnavailable
 from broker.overlap import Request
 from broker.roster import Assignment
 from broker.settings import Settings
+from operators import placement
 from operators.plan import plan
 from operators.reach import reach
 
 
 def publish(settings: Settings, link: Link) -> dict[int, Assignment]:
     """Writes assignments and wanted as pool.toml has them, and takes back what an earlier pool of this host left."""
-    host, planned = settings.host, plan(settings)
+    host, planned = settings.host, placement.place(settings, plan(settings))
     overlap.clear(link, host)
+    autoscale.clear(link, host)
     for number in roster.assignments(link, host).keys() - planned.keys():
         roster.assign(link, host, number, None)
     for number, given in planned.items():
@@ -50,6 +53,15 @@ def withdraw(settings: Settings) -> int:
     except (*LOST, RedisUnavailable):
         return 0
     return queued
+
+
+def placed(settings: Settings, link: Link, wished: Mapping[int, Assignment]) -> dict[int, Assignment]:
+    """The assignments, `auto` settled on GPUs beside what other slots of this host have. Raises ConfigError where none has room."""
+    held = {number: one for number, one in roster.assignments(link, settings.host).items() if number not in wished}
+    words = {number: roster.slot_name(settings.host, number) for number in held}
+    states = roster.states(link, list(words.values()))
+    told = {number: states[name] for number, name in words.items()}
+    return placement.place(settings, wished, held=held, told=told)
 
 
 def assigned(settings: Settings) -> tuple[int, ...]:

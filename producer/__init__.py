@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from broker.errors import (
@@ -19,6 +20,8 @@ from broker.errors import (
     Refused,
     ResultExpired,
     ResultTimeout,
+    RunError,
+    RunFailed,
     StaleRequest,
     StoreError,
     SubmitNotDurable,
@@ -30,6 +33,7 @@ from producer.handle import Handle
 from producer.results import Result
 
 if TYPE_CHECKING:
+    from producer import runs
     from producer.aio import AsyncHandle, AsyncProducer
 
 __all__ = [
@@ -52,11 +56,14 @@ __all__ = [
     "Result",
     "ResultExpired",
     "ResultTimeout",
+    "RunError",
+    "RunFailed",
     "StaleRequest",
     "StoreError",
     "SubmitNotDurable",
     "SubmitUnknown",
     "UnknownModel",
+    "runs",
 ]
 
 
@@ -65,4 +72,6 @@ def __getattr__(name: str) -> Any:
         from producer import aio
 
         return getattr(aio, name)
+    if name == "runs":
+        return import_module("producer.runs")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -44,6 +44,7 @@ ONLY_IN = {
     "pynvml": ("devices.py",),
     "rq": ("operators/runs.py", "operators/runs/"),
     "click": ("cli.py",),
+    "rich": ("operators/top/",),
 }
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 

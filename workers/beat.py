@@ -1,4 +1,4 @@
-"""The slot's second thread: announces it, renews its leases, moves delayed jobs, sweeps for dead hosts.
+"""The slot's second thread: announces it, renews its leases, learns what is paused, moves delayed jobs, sweeps for dead hosts.
 
 Its own connection, so that a blocked read never stops the beat. It renews leases only while the loop makes progress: a
 slot that hangs loses its leases like one that died, and one that hangs for good ends its process. It never claims,
@@ -14,12 +14,13 @@ from typing import Any
 
 import structlog
 
-from broker import bodies_sweep, roster
+from broker import bodies_sweep, paused, roster
 from broker.connection import LOST, Command, Link, is_missing_group
 from broker.lease import lane_and_entry
 from broker.queue import Queue
 from broker.settings_tables import SlotSettings
 from workers.board import Board
+from workers.late import Late
 from workers.redis_clock import RedisClock
 
 TICK_S = 0.25
@@ -60,6 +61,7 @@ class Beat(threading.Thread):
         self._ready_since = 0.0
         self._clock = clock
         self._redis = RedisClock(clock)
+        self._late = Late()
         self._over = threading.Event()
         self._soon = threading.Event()
         self._next_beat = self._next_renewal = 0.0
@@ -127,7 +129,7 @@ class Beat(threading.Thread):
         silent_s = self.silent_s(now)
         is_stuck = silent_s > STUCK_S
         commands: list[Command] = []
-        pulse_at, sweep_at, frees_place = -1, -1, board.frees_place
+        pulse_at, late_at, sweep_at, frees_place = -1, -1, -1, board.frees_place
         if board.model and not is_stuck:
             commands.append(self._queue.move())
         if now >= self._next_beat:
@@ -149,6 +151,9 @@ class Beat(threading.Thread):
                         frees_place=frees_place,
                     )
                 )
+                if board.paused and board.is_ready:
+                    late_at = len(commands)
+                    commands.append(self._late.command(board.model, board.name, board.paused))
         if board.model and now >= self._next_sweep:
             self._next_sweep = now + min(SWEEP_S, settings.lease_s / 2)
             is_recounting = now >= self._next_recount
@@ -171,10 +176,13 @@ class Beat(threading.Thread):
                 self.came_back(self._clock())
             if pulse_at >= 0 and not isinstance(replies[pulse_at], Exception):
                 self._redis.hear(int(replies[pulse_at][0]))
+                board.pause(paused.lanes_of(replies[pulse_at][2]))
                 if frees_place:
                     board.frees_place = False  # once: a beat under way must not free the place of the next retirement
                 if board.is_ready and not board.since_ms:
                     board.since_ms = int(replies[pulse_at][0])
+            if late_at >= 0 and not isinstance(replies[late_at], Exception):
+                self._late.hear(replies[late_at])
             if sweep_at >= 0 and len(replies) > sweep_at + 1 and isinstance(replies[-1], int) and replies[-1] > 0:
                 log.warning(
                     "bodies swept", model=board.model, count=replies[-1], next="no job named them; room is free"

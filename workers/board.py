@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from statistics import quantiles
 
 
@@ -39,6 +40,14 @@ class Board:
         self.progress_at = 0.0  # monotonic; the loop stamps it, the beat stops renewing leases when it is old
         self.totals: deque[float] = deque(maxlen=512)  # total ms of the first job of each batch
         self.held: set[bytes] = set()  # every lease held
+        self.paused: frozenset[int] = frozenset()  # lanes that must not be claimed from
+        self.wake: Callable[[], None] = lambda: None  # ends the loop's wait
+
+    def pause(self, lanes: frozenset[int]) -> None:
+        """Tells the loop which lanes are paused now; the beat calls it each time, whether that changed or not."""
+        if lanes != self.paused:
+            self.paused = lanes
+            self.wake()
 
     def fields(self) -> dict[str, str | int | float]:
         """What status reads; a value that is not known is the empty string, never 0."""

@@ -51,6 +51,12 @@ class Claimer:
         self._clock = clock
         self._look_at = 0.0  # when to look for returned leases again
 
+    def pause(self, lanes: frozenset[int]) -> None:
+        """Claims from these lanes no more, and from all others. A blocked read that is out is the caller's to end."""
+        self.claims.pause(lanes)
+        self._queue.pause(lanes)
+        self.claims.note_dry(is_dry=False)  # of lanes that are open again nothing is known
+
     def forget(self) -> None:
         """After a loss: no answer will come, and nothing is known of the lanes."""
         self.is_claiming = self.is_blocked = self.is_topping_up = False
@@ -73,12 +79,15 @@ class Claimer:
         then, for returned leases and Redis' time; else a read that blocks until jobs come, a batch of them. Before a long batch:
         the `look`."""
         claims = self.claims
+        if claims.is_shut:
+            return []
         now = self._clock()
         room = claims.jobs_in(room_rows)
         if look is not None and look.below is not None:
-            self.is_claiming = True
-            return self._reads([(lane, max(1, room // look.below)) for lane in range(look.below)])
-        low_room = max(1, claims.jobs_in(low_room_rows)) if low_room_rows > 0 else 0
+            above = [lane for lane in range(look.below) if lane not in claims.paused]
+            self.is_claiming = bool(above)
+            return self._reads([(lane, max(1, room // look.below)) for lane in above])
+        low_room = max(1, claims.jobs_in(low_room_rows)) if low_room_rows > 0 and LOW not in claims.paused else 0
         if look is not None or (not is_busy and block_ms <= 0):  # jobs in hand wait for company
             self.is_claiming = True
             self._look_at = now + LOOK_EVERY_S

@@ -22,9 +22,17 @@ class Claims:
 
     def __init__(self) -> None:
         self.is_dry = False  # the last reads found all there was
+        self.paused: frozenset[int] = frozenset()
+        self.is_shut = False  # all lanes are paused: nothing is claimed at all
         self._is_full = [False] * len(LANES)
         self._plans = 0
         self._job_rows = self._job_bytes = 1.0  # running means
+
+    def pause(self, lanes: frozenset[int]) -> None:
+        """These lanes, and no others, get no room from now on; what they have left is no backlog."""
+        self.paused = lanes
+        self.is_shut = len(lanes) == len(LANES)
+        self._is_full = [is_full and lane not in lanes for lane, is_full in enumerate(self._is_full)]
 
     def jobs_in(self, rows: int) -> int:
         """How many jobs fill `rows` rows, at least one."""
@@ -36,8 +44,10 @@ class Claims:
         order = [0, 1, 2]
         if self._plans % LOWER_FIRST_EVERY == 0:
             order = [2, 1, 0] if self._plans % (2 * LOWER_FIRST_EVERY) else [1, 2, 0]
+        if self.paused:
+            order = [lane for lane in order if lane not in self.paused]
         counts = [0] * len(LANES)
-        reserve = room // RESERVE if any(self._is_full) else room // len(LANES)
+        reserve = room // RESERVE if any(self._is_full) else room // max(1, len(order))
         left = room
         for lane in order:
             limit = left if lane < LOW or low_room is None else min(left, max(0, low_room))
@@ -47,7 +57,7 @@ class Claims:
 
     def note_lane(self, lane: int, asked: int, came: int) -> None:
         """What one lane's read brought."""
-        self._is_full[lane] = came >= asked
+        self._is_full[lane] = came >= asked and lane not in self.paused  # it may be of a read before the pause
 
     def note_turn(self, jobs: list[Job]) -> None:
         """What all reads of one turn brought together."""

@@ -135,6 +135,11 @@ class Leases:
             self._contact.lose(error)
         return True
 
+    def pause(self, lanes: frozenset[int]) -> None:
+        """Claims from these lanes no more; what waits in a blocked read over others than those now open is hung up."""
+        self.claimer.pause(lanes)
+        self.hang_up()
+
     def hear(self) -> None:
         """Reads the answers that are there; call it when the wire is readable."""
         try:

@@ -11,7 +11,7 @@ from functools import partial
 
 import structlog
 
-from broker import caps, spec, timetable
+from broker import caps, paused, spec, timetable
 from broker.bodies_store import BodyStore, open_store
 from broker.connection import Link
 from broker.errors import ArtifactError, ConfigError, StoreError
@@ -94,6 +94,7 @@ class Parts:
     ) -> Slot:
         """The slot around an engine that is `ready`."""
         model = self.artifact.spec
+        board.pause(paused.lanes(link, model.name))  # before its first claim; from then on the beat tells
         most = self._row_buckets[-1]
         return Slot(
             queue=self._queue,

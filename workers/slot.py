@@ -82,6 +82,7 @@ class Slot:
         self._hurry = hurry
         self._clock = clock
         self._doorbell = Doorbell()
+        board.wake = self._doorbell.ring
         caps = caps or Caps(batcher.row_buckets)
         timetable = timetable or Timetable(floor_s=settings.hang_floor_s, factor=settings.hang_factor)
         self._leases = Leases(
@@ -230,9 +231,10 @@ class Slot:
             return
         wait_ms = min(POLL_MS, leases.until_reconnect_s() * 1e3 + 1)
         is_awaited = len(leases.wire) > 0
+        is_resting = leases.claimer.claims.is_shut and not self._batcher.rows  # paused: nothing to ask for
         if self._bodies.is_fetching:
             wait_ms = min(wait_ms, LOOK_EVERY_S * 1e3)
-        elif not is_awaited and runner.is_idle and leases.lost_since is None:
+        elif not is_awaited and runner.is_idle and leases.lost_since is None and not is_resting:
             wait_ms = min(self._pacing.patience_ms(leases.redis_ms()), LOOK_AGAIN_MS)
             if wait_ms <= 0:
                 return  # this turn made new work possible

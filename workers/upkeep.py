@@ -1,4 +1,4 @@
-"""What a slot does beside its jobs: has memory measured, counts batches, and hands on what it learned of caps and of T.
+"""What a slot does beside its jobs: has memory measured, counts batches, heeds a pause, and hands on what it learned of caps and of T.
 
 Sends by way of what it is given; decides only when. Not here: when to retire for memory (retire).
 """
@@ -54,6 +54,8 @@ class Upkeep:
     def turn(self, now: float) -> None:
         """Once a turn of the loop."""
         runner = self._runner
+        if self._board.paused != self._leases.claimer.claims.paused:
+            self._leases.pause(self._board.paused)
         if now >= self._sample_at:
             self._sample_at = now + self._retirement.limits.sample_every_s
             runner.measure()

@@ -1,13 +1,18 @@
 -- Claims jobs for one slot: returned leases first, then lanes by priority. Expired jobs are ended here, unrun.
 -- KEYS: 1-4 as in finish.lua  5-7 lanes in wire order high, normal, low
 -- ARGV: 1-4 as in finish.lua  5 consumer  6 room (jobs)  7 order of lanes, e.g. "123" or "321"; "" claims returned leases only
+--       8 paused lanes, e.g. "3", which are left out, returned leases too; absent where there are none
 -- Returns {now_ms, returned, lane 1 entries, lane 2 entries, lane 3 entries}; returned = flat {lane, deliveries, entry id,
 --   fields, ...}; entries = {{entry id, fields}, ...} exactly as XREADGROUP gives them.
 -- Begins with XREADGROUP or XPENDING: passes at maxmemory.
-local consumer, room = ARGV[5], tonumber(ARGV[6])
+local consumer, room, paused = ARGV[5], tonumber(ARGV[6]), ARGV[8]
 local returned, fresh = {}, { {}, {}, {} }
 local EXPIRED = 4
 local WORN = 3 -- MOST_MARKS of broker/claimed.py: one more mark ends the job, so it is claimed alone and none dies for another
+
+local function is_paused(i)
+  return paused and string.find(paused, i, 1, true)
+end
 
 -- Ends the job unrun when its deadline has passed. True when it did.
 local function expire(lane, entry)
@@ -27,7 +32,8 @@ end
 for i = 1, 3 do
   if room <= 0 then break end
   local lane = KEYS[4 + i]
-  for _, lease in ipairs(redis.call('XPENDING', lane, GROUP, '-', '+', room, RETURNED)) do
+  local leases = is_paused(i) and {} or redis.call('XPENDING', lane, GROUP, '-', '+', room, RETURNED)
+  for _, lease in ipairs(leases) do
     if room <= 0 then break end
     local is_worn = lease[4] == WORN
     if not is_worn or #returned == 0 then
@@ -50,7 +56,7 @@ for digit in string.gmatch(ARGV[7], '%d') do
   if room <= 0 then break end
   local i = tonumber(digit)
   local lane = KEYS[4 + i]
-  local read = redis.call('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', room, 'STREAMS', lane, '>')
+  local read = not is_paused(i) and redis.call('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', room, 'STREAMS', lane, '>')
   if read then
     local entries = read[1][2]
     local has_expired = false

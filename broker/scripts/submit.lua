@@ -162,9 +162,18 @@ if added > 0 then
 end
 local retry_ms = 0
 if code == 'full' then
-  -- Half the backlog at the measured drain rate, between 50 ms and 30 s; 1 s when nothing drains yet.
-  local rate = tonumber(usage[4] or 0)
-  retry_ms = rate > 0 and math.max(50, math.min(30000, math.floor(500 * depth / rate))) or 1000
+  -- Half the backlog at the measured drain rate, between 50 ms and 30 s; 1 s when nothing drains yet. What is paused does not
+  -- drain: 5 s when that is all there is. pcall: a user without the right to look counts nothing as paused.
+  local rate, moving, is_paused = tonumber(usage[4] or 0), depth, false
+  local paused = redis.pcall('HGETALL', (string.gsub(KEYS[1], 'spec$', 'paused')))
+  for i = 1, #paused, 2 do
+    is_paused = true
+    for of = 7, 9 do
+      if string.match(KEYS[of], '[^:]+$') == paused[i] then moving = moving - redis.call('XLEN', KEYS[of]) end
+    end
+  end
+  if is_paused and moving <= 0 then retry_ms, detail = 5000, detail .. ' paused'
+  else retry_ms = rate > 0 and math.max(50, math.min(30000, math.floor(500 * moving / rate))) or 1000 end
 end
 local packed = answer(code, first, accepted, retry_ms, detail, duplicates)
 discard(accepted)

@@ -11,6 +11,7 @@ from broker.settings import load, unknown
 from operators import models as tool
 from operators import table
 from operators.catalogue import catalogue
+from operators.completion.complete import complete_model
 from operators.screen.cli import as_json, print_json, print_lines, print_mark
 
 
@@ -38,7 +39,7 @@ def ls(config: str | None, is_json: bool) -> None:
 
 
 @models.command("seal", short_help="Write checksums into a manifest.")
-@click.argument("which", metavar="MODEL|FOLDER")
+@click.argument("which", metavar="MODEL|FOLDER", shell_complete=complete_model)
 @as_json
 @click.pass_obj
 def seal(config: str | None, which: str, is_json: bool) -> None:
@@ -56,7 +57,7 @@ def seal(config: str | None, which: str, is_json: bool) -> None:
 
 
 @models.command("trust", short_help="Let an artifact run its code when loaded.")
-@click.argument("which", metavar="MODEL|FOLDER")
+@click.argument("which", metavar="MODEL|FOLDER", shell_complete=complete_model)
 @as_json
 @click.pass_obj
 def trust(config: str | None, which: str, is_json: bool) -> None:

@@ -17,6 +17,15 @@ class Place(NamedTuple):
     line: str
 
 
+EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    error: one line that says the mend; a failure found by `doctor`, or a
+       job that `jobs show` knows nothing of
+  2    wrong usage; a question nobody was there to answer (--yes); a run that
+       is done with failed rows (--wait)
+  130  interrupted"""
+
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Pool": ("up", "status", "top", "logs", "down"),
     "Slots": ("scale", "autoscale", "pause", "resume", "drain", "restart"),
@@ -27,6 +36,20 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
 }
 
 ELSEWHERE: Mapping[str, Place] = {
+    "pause": Place("operators.desk.pause.cli", "pause", "Stop claiming a model's jobs; its slots stay warm."),
+    "resume": Place("operators.desk.pause.cli", "resume", "Claim a paused model's jobs again."),
+    "autoscale": Place("operators.autoscale.cli", "autoscale", "Let the agent scale a model by its queue."),
+    "restart": Place("operators.desk.cli", "restart", "Restart slots, one at a time while the others serve."),
+    "drain": Place("operators.desk.cli", "drain", "Take slots out of service once they have finished."),
+    "config": Place("operators.desk.config.cli", "config", "Show, check, compare and apply pool.toml."),
+    "top": Place("operators.top.cli", "top", "Watch queues, slots and problems, live."),
+    "logs": Place("operators.logs.cli", "logs", "Show what the programs of this host wrote."),
+    "jobs": Place("operators.jobs.cli", "jobs", "Show the life of one job, or list jobs of a model."),
+    "audit": Place("operators.acts.cli", "audit", "List who changed what, and why."),
+    "completion": Place(
+        "operators.completion.cli", "completion", "Print the script that completes commands in your shell."
+    ),
+    "run": Place("operators.runs.cli", "run", "Score files beside live traffic, resumable after any crash."),
     "submit": Place("producer.cli", "submit", "Submit one job to a model and print its result."),
     "tune": Place("operators.tune.cli", "tune", "Measure a model and write how it is best served."),
     "models": Place("operators.artifacts.cli", "models", "List, seal, verify and trust model artifacts."),

@@ -15,10 +15,12 @@ from broker.errors import PenstockError
 from broker.messages import LANES
 from broker.settings import load
 from operators import table
+from operators.completion.complete import complete_model
 from operators.dead import letters
 from operators.dead.letters import Replayed, Shown
 from operators.reach import reach
 from operators.screen.cli import as_json, print_json, print_lines
+from operators.table import clean, cut
 
 LISTED = 50
 LONGEST_ERROR = 60  # characters of an error in the table
@@ -26,7 +28,9 @@ LONGEST_VALUES = 2_000  # characters of an input on the screen; --json gives all
 
 by_reason = click.option("--reason", default="", metavar="REASON", help="Only those that died of this reason.")
 of_all = click.option("--all", "is_all", is_flag=True, help="All of them, instead of ids; asks first.")
-of_model = click.option("--model", metavar="MODEL", help="With --all: of this model only.")
+of_model = click.option(
+    "--model", metavar="MODEL", shell_complete=complete_model, help="With --all: of this model only."
+)
 yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
@@ -39,7 +43,7 @@ def dead(context: click.Context) -> None:
 
 
 @dead.command("ls", short_help="List dead letters, newest first.")
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @by_reason
 @click.option("--limit", type=click.IntRange(min=1), default=LISTED, show_default=True, help="At most how many.")
 @as_json
@@ -54,7 +58,7 @@ def ls(config: str | None, model: str | None, reason: str, limit: int, is_json: 
     elif found:
         _print_table(found, now_ms)
     else:
-        told = ", ".join(f"{_clean(name) or '-'} ({count})" for name, count in there.items())
+        told = ", ".join(f"{clean(name) or '-'} ({count})" for name, count in there.items())
         click.echo(
             "no dead letters" + (f" of model {model}" if model else "") + (f" with reason {reason}" if reason else "")
             + (f"; there are: {told}" if told else "")
@@ -165,8 +169,8 @@ def _is_confirmed(question: str) -> bool:
 def _print_table(found: list[Letter], now_ms: int) -> None:
     head = ("ID", "REASON", "ATTEMPTS", "DELIVERIES", "LANE", "DIED", "SIZE", "ERROR")
     rows = [
-        (_clean(one.id), _clean(one.reason) or "-", str(one.attempts), str(one.deliveries), one.lane, f"{table.age(now_ms - one.died_ms)} ago",
-         table.size(one.size), _cut(one.error, LONGEST_ERROR) or "-")
+        (clean(one.id), clean(one.reason) or "-", str(one.attempts), str(one.deliveries), one.lane, f"{table.age(now_ms - one.died_ms)} ago",
+         table.size(one.size), cut(one.error, LONGEST_ERROR) or "-")
         for one in found
     ]  # fmt: skip
     print_lines(table.align([head, *rows], right=(2, 3, 5, 6)))
@@ -193,19 +197,9 @@ def _print_shown(found: Shown) -> None:
             lines.append(("replay of", found.replay_of))
         if found.values is not None:
             values = found.values if isinstance(found.values, str) else msgspec.json.encode(found.values).decode()
-            lines.append(("values", _cut(values, LONGEST_VALUES)))
+            lines.append(("values", cut(values, LONGEST_VALUES)))
     for name, text in lines:
-        click.echo(f"{click.style(name.ljust(10), bold=True)}  {_clean(text)}")
-
-
-def _cut(text: str, most: int) -> str:
-    text = _clean(text)
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def _clean(text: str) -> str:
-    """One line without control characters: ids and errors may be anybody's bytes, and terminals obey some."""
-    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
+        click.echo(f"{click.style(name.ljust(10), bold=True)}  {clean(text)}")
 
 
 def _noun(count: int) -> str:

@@ -8,6 +8,9 @@ from typing import Any
 
 from broker.settings import load
 from operators.reach import reach
+from operators.runs import clean, scheduled
+from operators.runs.shift import shift
+from operators.runs.turn import take_turn
 
 
 def ping() -> float:
@@ -20,5 +23,20 @@ def ping() -> float:
     return int(seconds) + int(micros) / 1e6
 
 
+def score(run: str) -> str:
+    """Works a run of this id until it ends, is asked to pause, or others are to go on; what came of it. Raises RunError when it failed.
+
+    Only within the program of runs, which knows what it is told meanwhile.
+    """
+    return take_turn(str(run), shift.get())
+
+
 # The name a job gives -> the function itself, so that no name from Redis is ever imported or looked up in a module.
-ALLOWED: Mapping[str, Callable[..., Any]] = MappingProxyType({"operators.runs.tasks.ping": ping})
+ALLOWED: Mapping[str, Callable[..., Any]] = MappingProxyType(
+    {
+        "operators.runs.tasks.ping": ping,
+        "operators.runs.tasks.score": score,
+        "operators.runs.scheduled.submit": scheduled.submit,
+        "operators.runs.clean.clean": clean.clean,
+    }
+)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 import msgspec
 
+from broker.errors import PenstockError
+
 as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON for programs.")
+with_reason = click.option("--reason", default="", metavar="TEXT", help="Why, for the audit.")
+with_yes = click.option("--yes", "is_agreed", is_flag=True, help="Do not ask.")
 
 COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -15,6 +20,16 @@ COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 def say(text: str) -> None:
     """What goes on, beside the answer."""
     click.echo(text, err=True)
+
+
+def ask(question: str, *, is_agreed: bool) -> None:
+    """Returns when the operator agrees. Without a terminal nobody can: wrong usage, exit 2."""
+    if is_agreed:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("this asks first, and no terminal is there to answer; give --yes")
+    if not click.confirm(question, err=True):
+        raise PenstockError("nothing was changed; answer y, or give --yes")
 
 
 def print_json(value: Any) -> None:

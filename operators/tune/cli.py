@@ -11,7 +11,8 @@ import msgspec
 
 from broker.errors import ConfigError
 from broker.settings import Settings, load, unknown
-from operators import devices
+from operators import devices, placement
+from operators.completion.complete import complete_model
 from operators.screen.cli import as_json, print_json, print_lines, say
 from operators.tune import paper, save
 from operators.tune.conduct import Conductor, Tuned, Wishes
@@ -26,7 +27,7 @@ FREE_SHARE = 0.9  # of the memory that is free, where nobody says
 
 
 @click.command(short_help="Measure a model and write how it is best served.")
-@click.argument("which", metavar="MODEL|FOLDER")
+@click.argument("which", metavar="MODEL|FOLDER", shell_complete=complete_model)
 @click.option(
     "--data",
     metavar="PATH",
@@ -70,7 +71,7 @@ def tune(
     """
     settings = load(config)
     model, folder = _named(settings, which)
-    on = device or (settings.models[model].device if model else "cpu")
+    on = device or (placement.one(settings, model) if model else "cpu")
     wishes = Wishes(
         Target(latency_ms, _memory(on, memory_mb)), budget_s, max_slots or _places(settings, model, on),
         settings.slot.max_wait_ms,
@@ -153,4 +154,4 @@ def _print(tuned: Tuned, values: dict[str, Value], kept: save.Kept | None, load_
     for line in kept.changes:
         click.echo(line)
     if kept.is_written:
-        click.echo("slots take it up when they start: `penstock down`, then `penstock up`")
+        click.echo("a pool that is up takes it up with `penstock config reload`")

@@ -1,7 +1,8 @@
 """A slot without an engine: says what a real one would say, and nothing else. Run as `python fake_slot.py --slot N`.
 
 A file `slot-N.cannot-load` in var/ makes it fail to load with the file's text; `slot-N.silent` makes it exit at once
-without a word; `slot-N.backing-off` makes it wait, as after a kill, until that file is gone.
+without a word; `slot-N.backing-off` makes it wait, as after a kill, until that file is gone; while there is a `slot-N.busy` it says
+that it holds jobs.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def main() -> int:
     state = {
         "name": name, "model": assignment.model, "version": "1", "device": assignment.device, "pid": os.getpid(),
         "state": "ready" if is_ready else "backing off", "reason": "" if is_ready else note.read_text(),
-        "jobs": 7, "device_bytes": "", "host_bytes": 1 << 20,
+        "jobs": 7, "device_bytes": "", "host_bytes": 1 << 20, "load_s": 0.2,
     }  # fmt: skip
     if not is_ready:
         roster.record_exit(
@@ -51,7 +52,8 @@ def main() -> int:
         waiting = {"state": "backing off", "reason": "5 lives in a row settled nothing (last: killed)"}
         link.call(*roster.announce(name, state | waiting))
     while not stop.wait(BEAT_S):
-        link.call(*roster.announce(name, state))
+        held = 3 if (chosen.var / f"slot-{number}.busy").exists() else 0
+        link.call(*roster.announce(name, state | {"held": held}))
         link.call(*queue.pulse(name, (), ready_ms=3000 * is_ready, failing_ms=3000 * (not is_ready), frees_place=True))
     link.call(*queue.pulse(name, (), ready_ms=0, failing_ms=0, frees_place=True))
     roster.record_exit(link, name, "drained", "", 7)

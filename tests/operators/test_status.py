@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from broker import keys, roster, spec
-from broker.connection import Link
+from broker.connection import Command, Link
 from broker.roster import Assignment
 from broker.settings import Settings
 from broker.settings_tables import ModelSettings, PoolSettings, RedisSettings
@@ -208,3 +208,80 @@ def test_sizes_are_short(count: int | None, text: str) -> None:
 @pytest.mark.parametrize(("ms", "text"), [(12, "12 ms"), (3400, "3.4 s"), (600_000, "10 min"), (None, "-")])
 def test_ages_are_short(ms: int | None, text: str) -> None:
     assert table.age(ms) == text
+
+
+class CountingLink(Link):
+    """Counts how often it sends: a round trip each."""
+
+    trips = 0
+
+    def send(self, *commands: Command) -> None:
+        self.trips += 1
+        super().send(*commands)
+
+
+@pytest.mark.parametrize(("models", "slots"), [(1, 1), (20, 64)])
+def test_a_snapshot_takes_as_many_round_trips_however_many_models_and_slots_there_are(
+    link: Link, settings: Settings, redis_url: str, models: int, slots: int
+) -> None:
+    for at in range(models):
+        spec.publish(link, spec.ModelSpec(f"m{at}", "1", "bytes", (), (), 8), spec.Limits())
+        link.call("XADD", keys.lane(f"m{at}", "low"), "*", "b", "job")
+    link.call_all([roster.announce(f"box/{at}", {"model": "m0", "state": "ready"}) for at in range(slots)])
+    counted = CountingLink(redis_url)
+    counted.connect()
+    before = counted.trips
+
+    found = status.read(counted, settings)
+
+    assert (len(found.models), len(found.slots)) == (models + 1, slots)
+    assert counted.trips - before == 3
+    counted.close()
+
+
+def test_the_oldest_job_is_the_claimed_one_at_the_head_and_its_body_is_not_read(
+    link: Link, settings: Settings, redis_url: str
+) -> None:
+    spec.publish(link, spec.ModelSpec("tiny", "1", "bytes", (), (), 8), spec.Limits())
+    lane = keys.lane("tiny", "normal")
+    for entry in ("1000-1", "2000-1"):
+        link.call("XADD", lane, entry, "b", "job")
+    link.call("XGROUP", "CREATE", lane, keys.GROUP, "0")
+    link.call("XREADGROUP", "GROUP", keys.GROUP, "me", "COUNT", 1, "STREAMS", lane, ">")
+    counted = CountingLink(redis_url)
+    counted.connect()
+    before = counted.trips
+
+    found = status.read(counted, settings)
+
+    assert found.models[0].oldest_age_ms == found.at_ms - 1000
+    assert counted.trips - before == 2
+    counted.close()
+
+
+def test_the_rate_is_told_while_slots_settle_and_not_long_after(link: Link, settings: Settings) -> None:
+    now_ms = roster.now_ms(link)
+    link.call("HSET", keys.counters("tiny"), "rate", 120, "mark_ms", now_ms)
+    assert status.read(link, settings).models[0].jobs_per_s == 120
+    link.call("HSET", keys.counters("tiny"), "mark_ms", now_ms - 60_000)
+    assert status.read(link, settings).models[0].jobs_per_s == 0
+
+
+def test_one_sight_looks_again_after_its_connection_was_lost(link: Link, settings: Settings) -> None:
+    sight = status.Sight(settings)
+    assert sight.look().redis is not None
+    link.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    first, second = sight.look(), sight.look()
+    assert first.redis is None
+    assert any("Redis does not answer" in one.text for one in first.problems)
+    assert second.redis is not None
+    sight.close()
+
+
+def test_one_model_whose_spec_is_garbled_is_a_problem_and_hides_nothing(link: Link, settings: Settings) -> None:
+    spec.publish(link, spec.ModelSpec("fine", "1", "bytes", (), (), 8), spec.Limits())
+    link.call("HSET", keys.spec("tiny"), "generation", "x", "body", "no json", "max_jobs", 1)
+    found = status.read(link, settings)
+    assert [(one.name, one.version) for one in found.models] == [("fine", "1"), ("tiny", "")]
+    assert found.problems[0].text.startswith("the published spec of model 'tiny' is garbled")
+    assert found.problems[0].mend == "a slot that starts publishes it again"

@@ -10,11 +10,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from broker import roster
+from broker import acl, paused, roster
 from broker.errors import JobCancelled
+from broker.messages import LANES
+from broker.paused import Pause
 from broker.roster import Assignment
 from broker.settings import Settings
 from broker.settings_tables import RedisSettings
+from broker.spec import Limits
 from operators import doctor, status
 from producer import AsyncProducer, Producer
 from tests import models
@@ -155,3 +158,46 @@ def test_the_operators_and_the_monitors_paths_pass(guarded: Guarded, role: Role,
     assert "ok" in {one.level for one in doctor.redis_server(doctored)}
     # doctor was asked as the operator here, who may not read settings: it does without the answer
     assert [one for one in guarded.denials() if "config" not in one] == []
+
+
+def test_a_pause_is_the_operators_to_make_and_everybody_elses_to_see(guarded: Guarded, role: Role) -> None:
+    # given
+    operator, worker, producer, monitor = role("operator"), role("worker"), role("producer"), role("monitor")
+    publish(worker, Limits(max_jobs=1, max_bytes=1 << 20, payload_limit_bytes=1 << 10))
+    client, slot = Client(producer), Slot(worker)
+    # when
+    paused.pause(operator, MODEL, LANES, Pause("ann@box", "", 1))
+    # then
+    assert paused.lanes(worker, MODEL) == {0, 1, 2}
+    assert len(paused.pauses(monitor, MODEL)) == 3
+    reply = worker.call(*slot.queue.pulse("box/0", (), ready_ms=0, failing_ms=0, frees_place=False))
+    assert paused.lanes_of(reply[2]) == {0, 1, 2}
+    client.submit(1, deadline_ms=1)
+    assert client.send(client.blobs(1)).detail == "jobs paused"
+    assert "paused by ann@box" in client.intake.read_load(producer.call_all(client.intake.load()))
+    expire = paused.expire(MODEL, 1, "box/0", "-")
+    wait_until(lambda: worker.call(*expire)[0] == 1, "the deadline has passed")
+    assert paused.resume(operator, MODEL, LANES) == list(LANES)
+    assert guarded.denials() == []
+
+
+def test_producers_do_without_the_right_to_see_a_pause(guarded: Guarded, role: Role) -> None:
+    publish(role("worker"), Limits(max_jobs=1, max_bytes=1 << 20, payload_limit_bytes=1 << 10))
+    client = Client(role("producer"))
+    client.submit(1)
+    paused.pause(role("operator"), MODEL, LANES, Pause("ann@box", "", 1))
+    producer = acl.rules(acl.read()["producer"], (6, 2))
+    guarded.admin.call(
+        "ACL",
+        "SETUSER",
+        "producer",
+        "resetkeys",
+        *(rule for rule in producer if rule[0] == "~" and "paused" not in rule),
+    )
+    try:
+        assert client.send(client.blobs(1)).detail == "jobs"
+        assert "depth 1" in client.intake.read_load(client.link.call_all(client.intake.load()))
+    finally:
+        version = (6, 2) if guarded.kind == "embedded" else (7, 0)
+        keys_of_it = [rule for rule in acl.rules(acl.read()["producer"], version) if rule[0] in "~%"]
+        guarded.admin.call("ACL", "SETUSER", "producer", "resetkeys", *keys_of_it)

@@ -19,12 +19,16 @@ RUN_BY = {
     "submit": ("producer",), "locate": ("producer",), "cancel": ("producer",), "watch": ("producer",),
     "claim": ("worker",), "settle": ("worker",), "fail": ("worker",), "give_back": ("worker",), "pulse": ("worker",),
     "take_over": ("worker", "operator"), "sweep": ("worker", "operator"), "move": ("worker", "operator"),
-    "orphans": ("worker",), "retire": ("worker",), "announce": ("worker",), "caps": ("worker",), "times": ("worker",),
+    "orphans": ("worker",), "expire": ("worker",), "retire": ("worker", "operator"), "announce": ("worker",), "caps": ("worker",), "times": ("worker",),
     "agent": ("operator",), "find": ("producer", "operator"), "letters": ("operator",), "replay": ("operator",), "drop": ("operator",),
+    "run_submit": ("producer", "operator", "runs"), "run_ask": ("producer", "operator", "runs"),
+    "run_take": ("runs",), "run_note": ("runs",), "run_prune": ("runs",), "run_beat": ("runs",),
 }  # fmt: skip
 # Words in capitals that are none (supervisord's states, heads of tables), and CONFIG GET: broker.durability asks for it and
 # does without, because it would tell passwords too.
-NOT_COMMANDS = {"ROWS", "STOPPED", "FATAL", "EXITED", "MODEL", "SLOT", "CONFIG"}
+NOT_COMMANDS = {
+    "CONFIG", "DEVICE", "EXITED", "FATAL", "GPU", "MODEL", "PAUSED", "ROW", "ROWS", "RUN", "SCHEDULE", "SLOT", "STOPPED", "WHEN",
+}  # fmt: skip
 _CALL = re.compile(r"redis\.p?call\(\s*'(\w+)'(?:,\s*'(\w+)')?")
 _WITH_SUBCOMMANDS = {"xgroup", "xinfo", "script", "config"}
 

@@ -23,6 +23,7 @@ NOBODY: tuple[tuple[Any, ...], ...] = (
     ("XGROUP", "DESTROY", "penstock:{m}:lane:main:normal", "slots"), ("OBJECT", "HELP"), ("SORT", "penstock:{m}:dead"),
 )  # fmt: skip
 LANE, WANTED, HOST = keys.lane("m", "normal"), keys.wanted("m"), keys.assignment("box")
+PAUSED = keys.paused("m")
 
 PRODUCER: tuple[tuple[Any, ...], ...] = (
     ("DEL", LANE),
@@ -44,13 +45,15 @@ WORKER: tuple[tuple[Any, ...], ...] = (
 WORKER_7: tuple[tuple[Any, ...], ...] = (
     ("HSET", WANTED, "box", 9), ("HSET", HOST, 0, "{}"), ("HDEL", HOST, 0), ("PEXPIRE", WANTED, 1), ("SET", HOST, ""),
     ("GET", keys.result("m", "a-1")), ("SET", keys.result("m", "a-1"), "x", "GET"),
+    ("HSET", PAUSED, "low", "{}"), ("HSETNX", PAUSED, "low", "{}"), ("HDEL", PAUSED, "low"), ("PEXPIRE", PAUSED, 1),
 )  # fmt: skip
 MONITOR: tuple[tuple[Any, ...], ...] = (
     ("DEL", LANE),
     ("HSET", WANTED, "box", 9), ("HSET", HOST, 0, "{}"), ("SET", keys.result("m", "a-1"), ""), ("XADD", LANE, "*", "b", ""),
     ("XDEL", LANE, "1-1"), ("XACK", LANE, "slots", "1-1"), ("ZADD", keys.ready("m"), 1, "x"), ("PEXPIRE", LANE, 1),
-    ("GET", keys.result("m", "a-1")), ("EVALSHA", SCRIPTS["submit"][1], 0), ("SCRIPT", "LOAD", "return 1"),
+    ("GET", keys.result("m", "a-1")), ("GETRANGE", keys.result("m", "a-1"), 0, 1), ("EVALSHA", SCRIPTS["submit"][1], 0), ("SCRIPT", "LOAD", "return 1"),
     ("SCRIPT", "EXISTS", "x"), ("HDEL", HOST, 0), ("PERSIST", LANE), ("RPUSH", keys.reply("m", "a"), ""),
+    ("HSETNX", PAUSED, "low", "{}"), ("HDEL", PAUSED, "low"),
 )  # fmt: skip
 
 
@@ -79,6 +82,8 @@ def test_a_worker_cannot_steer_the_pool_where_redis_tells_reading_from_writing(g
     assert roster.wanted(worker, "m") == {"box": 2}
     assert [command for command in WORKER_7 if not is_refused(worker, *command)] == []
     assert is_refused(role("producer"), "ZADD", keys.ready("m"), 1, "x")
+    assert is_refused(role("producer"), "HSET", PAUSED, "low", "{}")
+    assert is_refused(role("producer"), "HDEL", PAUSED, "low")
 
 
 def test_only_names_that_exist_get_in_and_no_role_can_make_itself_another(guarded: Guarded, role: Role) -> None:

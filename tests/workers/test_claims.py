@@ -44,6 +44,31 @@ def test_shares_never_exceed_the_room(room: int, full: tuple[int, ...]) -> None:
         assert max(counts) >= 1
 
 
+@pytest.mark.parametrize("paused", [{0}, {1}, {2}, {0, 1}, {0, 2}, {1, 2}])
+@pytest.mark.parametrize("full", [(), (0,), (1,), (2,), (0, 1, 2)])
+def test_paused_lanes_get_no_room_and_the_others_all_of_it(paused: set[int], full: tuple[int, ...]) -> None:
+    claims = seen(*full)
+    claims.pause(frozenset(paused))
+    for _ in range(17):
+        counts = claims.shares(256)
+        assert not [lane for lane in paused if counts[lane]]
+        assert 256 >= sum(counts) > 256 - 256 // 8 - (256 % 3)
+    assert claims.has_backlog == bool(set(full) - paused)
+
+
+def test_a_backlog_heard_of_after_the_pause_is_none_and_after_the_resume_it_is() -> None:
+    claims = Claims()
+    claims.pause(frozenset({2}))
+    claims.note_lane(2, 10, 10)  # of a read that was under way
+    assert not claims.has_backlog
+    claims.pause(frozenset())
+    claims.note_lane(2, 10, 10)
+    assert claims.has_backlog
+    claims.pause(frozenset({0, 1, 2}))
+    assert claims.is_shut
+    assert not claims.has_backlog
+
+
 def test_a_dry_queue_has_no_backlog() -> None:
     claims = seen(1)
     assert claims.has_backlog

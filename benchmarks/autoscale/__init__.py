@@ -1,0 +1,1 @@
+"""A simulation of autoscaling over synthetic traffic; `python -m benchmarks.autoscale` runs it."""

@@ -1,0 +1,232 @@
+"""Bulk runs as Redis knows them: what was asked for, how far each is, which rows failed. Whoever submits or watches reads here.
+
+What only the programs that work runs say stands in `run_lease`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from broker import keys
+from broker.connection import Arg, Link, ResponseError, is_out_of_memory
+from broker.errors import RunError
+
+State: TypeAlias = Literal["queued", "running", "paused", "done", "done_with_errors", "failed", "cancelled"]
+Priority: TypeAlias = Literal["high", "normal", "low"]
+IfExists: TypeAlias = Literal["resume", "fail", "overwrite"]
+Ask: TypeAlias = Literal["pause", "resume", "cancel", "retry"]
+
+PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
+FINAL: frozenset[str] = frozenset({"done", "done_with_errors", "failed", "cancelled"})
+KEEP_MS = 14 * 24 * 3_600_000  # how long a run that is cancelled while nobody works it is remembered
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked for. `input` and `output` are absolute paths or URLs. 0 and "" mean: as the runs program sees fit.
+
+    `mapping` is the mapping's JSON-able form. `error_limit`: failed rows that end the run, -1 the host's setting. `rate`: rows
+    a second, 0 as many as go. `host`: the one whose programs may work it, because its paths are there; "" any.
+    """
+
+    input: str
+    output: str
+    model: str
+    mapping: dict[str, Any] = {}
+    output_kind: str = ""
+    input_kind: str = ""
+    rows_per_job: int = 0
+    error_limit: int = -1
+    rate: float = 0.0
+    priority: Priority = "normal"
+    user: str = ""
+    host: str = ""
+
+
+class View(msgspec.Struct, frozen=True):
+    """A run as it stands. Times are Redis', in ms, 0 where it has not come to that; `at_ms` is when this was read.
+
+    `rows_done` counts rows that are written, those that failed among them. `doing`: what it waits for or does now, "" when it
+    just goes on. `asked`: what a user asked for that its worker has not done yet. `owner`: who works it.
+    """
+
+    id: str
+    request: Request
+    state: State
+    version: str
+    fingerprint: str
+    rows_total: int | None
+    rows_done: int
+    rows_failed: int
+    rows_per_s: float
+    eta_s: float | None
+    error: str
+    created_ms: int
+    started_ms: int
+    ended_ms: int
+    progressed_ms: int
+    at_ms: int
+    owner: str
+    asked: str
+    doing: str
+    is_fresh: bool
+    is_retry: bool
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL
+
+    @property
+    def quiet_s(self) -> float:
+        """How long a running run has not done a row; 0 for one that does not run."""
+        return max(0, self.at_ms - self.progressed_ms) / 1000 if self.state == "running" else 0.0
+
+
+class RowError(msgspec.Struct, frozen=True):
+    """One row that failed: its number in the input, its key columns, and why."""
+
+    row: int
+    keys: dict[str, Any]
+    error: str
+
+
+class Beat(msgspec.Struct, frozen=True):
+    """One program that works runs, alive: what it last said. `run` is the one it works, "" when it waits for one."""
+
+    host: str
+    name: str
+    pid: int
+    run: str
+    at_ms: int
+
+
+def run_id(request: Request, fingerprint: str, version: str) -> str:
+    """12 hex digits: the same input, model version, mapping and output are the same run, so that a retried pipeline attaches."""
+    said = [request.input, request.input_kind, fingerprint, request.model, version, request.output, request.output_kind]
+    body = msgspec.json.encode([said, request.mapping], order="sorted")
+    return blake2b(body, digest_size=6).hexdigest()
+
+
+def submit(
+    link: Link, request: Request, run: str, *, if_exists: IfExists = "resume", version: str = "", fingerprint: str = ""
+) -> tuple[View, bool]:
+    """Takes the run in; (its view, whether it is new). Nothing is read here: what the paths hold is the programs' to find out.
+
+    There is one already: with "resume" that one (one that failed or was cancelled goes on, under what this request says of limits,
+    rate and priority), with "overwrite" it begins anew, with "fail" RunError. Raises RunError too for one that is to begin anew
+    while it is worked, and when Redis is full.
+    """
+    args: list[Arg] = [run, keys.run(run, "_lease"), if_exists, msgspec.json.encode(request), version, fingerprint]
+    try:
+        verdict, state = map(bytes.decode, link.script("run_submit", [keys.run(run), keys.runs()], args))
+    except ResponseError as error:
+        if is_out_of_memory(error):
+            raise RunError("Redis is full and takes no new run; let the queues drain, or raise redis.max_memory_mb") from None
+        raise
+    if verdict == "exists":
+        raise RunError(
+            f"run {run} exists already and is {state}; see `penstock run show {run}`, or submit with --if-exists resume or overwrite"
+        )
+    if verdict == "busy":
+        raise RunError(f"run {run} is being worked and cannot begin anew; first `penstock run cancel {run}`")
+    return view(link, run), verdict == "new"
+
+
+def view(link: Link, run: str) -> View:
+    """One run. Raises RunError for an id nobody knows."""
+    found = _views(link, [run])
+    if not found:
+        raise RunError(f"no run {run}; `penstock run ls` lists those there are (a run that ended is forgotten in time)")
+    return found[0]
+
+
+def views(link: Link) -> list[View]:
+    """All runs, the newest first."""
+    return _views(link, [name.decode() for name in reversed(link.call("ZRANGE", keys.runs(), 0, -1))])
+
+
+def ask(link: Link, run: str, what: Ask) -> View:
+    """Pauses, resumes, cancels, or scores again the rows that failed; at once, or as soon as its worker has seen it (`asked`).
+
+    Raises RunError when the run is not in a state for that.
+    """
+    args: list[Arg] = [what, keys.run(run, "_lease"), KEEP_MS]
+    verdict, state = map(bytes.decode, link.script("run_ask", [keys.run(run)], args))
+    if verdict == "ended":
+        raise RunError(f"run {run} has ended ({state}) and cannot {what}; {_MENDS.get(state, 'submit it again')}")
+    if verdict == "unfinished":
+        mend = {"failed": "resume it", "cancelled": "submit it again"}.get(state, "wait for its end")
+        raise RunError(f"run {run} is {state}: failed rows are scored again once it has gone through; {mend}")
+    if verdict == "spotless":
+        raise RunError(f"run {run} has no failed rows; there is nothing to score again")
+    return view(link, run)  # raises for one that is unknown
+
+
+def errors(link: Link, run: str, limit: int = 100) -> list[RowError]:
+    """The first rows that failed, in row order. At most keys.RUN_ERRORS_CAP are kept; the output's `error` column has all."""
+    found: list[Any] = link.call("XRANGE", keys.run(run, "_errors"), "-", "+", "COUNT", limit)
+    return [_row_error(entry, flat) for entry, flat in found]
+
+
+def beats(link: Link) -> list[Beat]:
+    """The programs that work runs, on all hosts."""
+    hosts = [host.decode() for host in link.call("ZRANGE", keys.runs_beat(""), 0, -1)]
+    (clock, *replies) = link.call_all([("TIME",), *(("HGETALL", keys.runs_beat(host)) for host in hosts)])
+    now_ms, found = _ms(clock), []
+    for host, flat in zip(hosts, replies, strict=True):
+        for name, text in _fields(flat).items():
+            at_ms, _, body = text.partition(" ")
+            if now_ms - int(at_ms) < keys.AGENT_TTL_MS:
+                said = msgspec.json.decode(body)
+                found.append(Beat(host, name, int(said["pid"]), str(said["run"]), int(at_ms)))
+    return found
+
+
+_MENDS = {
+    "done": "submit it with --if-exists overwrite to score it anew",
+    "done_with_errors": "`penstock run retry` scores its failed rows again",
+    "failed": "`penstock run resume` goes on where it stopped",
+    "cancelled": "submit it again",
+}
+
+
+def _views(link: Link, runs: Sequence[str]) -> list[View]:
+    clock, *replies = link.call_all([("TIME",), *(("HGETALL", keys.run(run)) for run in runs)])
+    for reply in (clock, *replies):
+        if isinstance(reply, ResponseError):
+            raise reply
+    found = zip(runs, map(_fields, replies), strict=True)
+    return [_view(run, fields, _ms(clock)) for run, fields in found if "request" in fields]
+
+
+def _view(run: str, row: Mapping[str, str], at_ms: int) -> View:
+    def number(name: str) -> int:
+        return int(row.get(name, 0))
+
+    return View(
+        id=run, request=msgspec.json.decode(row["request"], type=Request), state=row["state"],  # type: ignore[arg-type]
+        version=row.get("version", ""), fingerprint=row.get("fingerprint", ""),
+        rows_total=number("rows_total") if "rows_total" in row else None, rows_done=number("rows_done"),
+        rows_failed=number("rows_failed"), rows_per_s=float(row.get("rows_per_s", 0)),
+        eta_s=float(row["eta_s"]) if "eta_s" in row else None, error=row.get("error", ""), created_ms=number("created_ms"),
+        started_ms=number("started_ms"), ended_ms=number("ended_ms"), progressed_ms=number("progressed_ms"), at_ms=at_ms,
+        owner=row.get("owner", ""), asked=row.get("asked", ""), doing=row.get("doing", ""),
+        is_fresh="is_fresh" in row, is_retry="is_retry" in row,
+    )  # fmt: skip
+
+
+def _row_error(entry: bytes, flat: Sequence[bytes]) -> RowError:
+    row = _fields(flat)
+    return RowError(int(entry.partition(b"-")[0]) - 1, msgspec.json.decode(row["keys"] or "{}"), row["why"])
+
+
+def _fields(flat: Sequence[bytes]) -> dict[str, str]:
+    texts = [part.decode(errors="replace") for part in flat]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _ms(time: Sequence[bytes]) -> int:
+    return int(time[0]) * 1000 + int(time[1]) // 1000

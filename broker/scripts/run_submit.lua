@@ -1,0 +1,29 @@
+-- Takes in a bulk run, or attaches to the one of that id. Its first write needs memory: a full Redis refuses new runs.
+-- KEYS: 1 run  2 runs
+-- ARGV: 1 id  2 lease key  3 if_exists (resume, fail, overwrite)  4 request  5 version  6 fingerprint
+-- Returns {new | known | exists | busy, state before}.
+local time = redis.call('TIME')
+local now_ms = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+local state = redis.call('HGET', KEYS[1], 'state')
+if state and ARGV[3] == 'fail' then return { 'exists', state } end
+if state and ARGV[3] == 'overwrite' and redis.call('EXISTS', ARGV[2]) == 1 then return { 'busy', state } end
+if state and ARGV[3] == 'resume' then
+  if state == 'done' or state == 'done_with_errors' then return { 'known', state } end
+  redis.call('HSET', KEYS[1], 'request', ARGV[4]) -- its limits, rate and priority may be others now
+  if state == 'failed' or state == 'cancelled' then
+    redis.call('HSET', KEYS[1], 'state', 'queued')
+    if state == 'cancelled' then redis.call('HSET', KEYS[1], 'is_fresh', '1', 'round', now_ms) end
+    redis.call('HDEL', KEYS[1], 'asked', 'error', 'ended_ms', 'doing')
+    redis.call('PERSIST', KEYS[1])
+  end
+  return { 'known', state }
+end
+redis.call('HSET', KEYS[1], 'state', 'queued', 'request', ARGV[4], 'version', ARGV[5], 'fingerprint', ARGV[6],
+  'created_ms', now_ms, 'is_fresh', '1', 'round', now_ms)
+if ARGV[3] == 'overwrite' then redis.call('HSET', KEYS[1], 'is_replacing', '1')
+else redis.call('HDEL', KEYS[1], 'is_replacing') end
+redis.call('HDEL', KEYS[1], 'asked', 'error', 'started_ms', 'ended_ms', 'progressed_ms', 'rows_total', 'rows_done',
+  'rows_failed', 'rows_per_s', 'eta_s', 'doing', 'owner', 'is_retry', 'plan', 'is_assembled')
+redis.call('PERSIST', KEYS[1])
+redis.call('ZADD', KEYS[2], now_ms, ARGV[1])
+return { 'new', state or '' }

@@ -1,0 +1,1 @@
+"""`penstock audit`: who changed what in the pool."""

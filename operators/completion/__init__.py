@@ -1,0 +1,1 @@
+"""`penstock completion`: what a shell offers behind Tab."""

@@ -1,0 +1,1 @@
+"""`penstock config`: the settings of the pool, in the file and in force."""

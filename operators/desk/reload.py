@@ -1,0 +1,213 @@
+"""A changed pool.toml brought into the running pool: checked whole, then applied in an order that can be given up halfway.
+
+First the new settings are put in force (`applied`) and the slots they concern restart one at a time. Should one of them not become
+ready, the settings of before are put back, so that no slot meets the bad ones when it restarts by itself. Only then do slots
+come and go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from broker import overlap, roster
+from broker.connection import Link
+from broker.errors import ConfigError, PenstockError, SupervisorError
+from broker.roster import Assignment
+from broker.settings import Settings, parse
+from operators import applied, placement, pool, readiness
+from operators.desk.checking import names
+from operators.desk.differences import Difference, differences
+from operators.desk.draining import drain
+from operators.desk.rolling import Restarted, Rolling, alone
+from operators.desk.targets import Target, choose
+from operators.placement import is_as_wished
+from operators.plan import assignment, check_artifact
+from operators.pool_lock import changing
+from operators.supervisor import Supervisor
+from operators.table import numbered
+from operators.wishes import passing, per_model, placed
+
+Say = Callable[[str], None]
+
+
+class Reload(msgspec.Struct, frozen=True):
+    """What a reload would do, found right. `counts`: model -> slots it shall have, for models of which slots come or go."""
+
+    now: Settings
+    text: str  # of pool.toml; what is applied is what was checked
+    differences: tuple[Difference, ...]
+    restarts: tuple[str, ...]  # models whose slots restart
+    counts: dict[str, int]
+    held: dict[str, int]  # slots each model has now
+
+    @property
+    def takes_away(self) -> dict[str, int]:
+        """Model -> slots that are drained for good."""
+        return {
+            model: self.held[model] - count for model, count in self.counts.items() if count < self.held.get(model, 0)
+        }
+
+
+class Reloaded(msgspec.Struct, frozen=True):
+    """What was done."""
+
+    restarted: tuple[Restarted, ...] = ()
+    started: tuple[int, ...] = ()
+    drained: tuple[int, ...] = ()
+
+
+def compare(settings: Settings) -> tuple[Difference, ...]:
+    """pool.toml against what the running pool was given. Raises ConfigError where that is not known.
+
+    After a reload that died halfway it may run with either: what differs from one of them is told.
+    """
+    whole = applied.carried_out(settings)
+    if whole is None:
+        raise ConfigError(
+            "the running pool keeps no copy of its settings, an older version started it; `penstock down`, then `penstock up`"
+        )
+    found = {
+        one.key: one for one in (*differences(applied.in_force(settings), settings), *differences(whole, settings))
+    }
+    return tuple(found.values())
+
+
+def prepare(settings: Settings, link: Link) -> Reload:
+    """Checks everything there is to check, changes nothing. Raises ConfigError or ArtifactError."""
+    text = applied.file_text(settings)
+    if parse(text, settings.path) != settings:
+        raise ConfigError(f"{settings.path} was edited just now; try again")
+    found = compare(settings)
+    fixed = [one.key for one in found if one.effect == "down"]
+    if fixed:
+        raise ConfigError(
+            f"{', '.join(fixed)} cannot change while the pool is up; nothing was changed: "
+            "`penstock down`, then `penstock up`, or take it back"
+        )
+    for model in settings.models:
+        check_artifact(settings, model)
+    placement.check(settings)
+    for finding in names(settings):
+        raise ConfigError(f"{finding.text}; {finding.mend}")
+    host = settings.host
+    beside = passing(overlap.requests(link, host))
+    held = per_model({n: one for n, one in roster.assignments(link, host).items() if n not in beside})
+    counts = {
+        model: settings.models[model].slots if model in settings.models else 0
+        for one in found
+        for model in one.models
+        if one.effect == "scale"
+    }
+    total = sum({**held, **counts}.values())
+    if total > settings.pool.most_slots:
+        raise ConfigError(
+            f"{total} slots are too many, this host runs at most pool.most_slots = {settings.pool.most_slots}; nothing was "
+            "changed: `penstock scale` others down first"
+        )
+    gone = {model for model in counts if model not in settings.models}
+    restarts = {model for one in found if one.effect == "slots" for model in one.models if held[model]} - gone
+    return Reload(settings, text, found, tuple(sorted(restarts)), counts, dict(held))
+
+
+def carry_out(plan: Reload, link: Link, supervisor: Supervisor, *, timeout_s: float, say: Say) -> Reloaded:
+    """Applies the plan. Raises SupervisorError when a slot does not become ready with its new settings: then those of before are
+    in force again; and when a new one does not: the settings are in force even so. Interrupted after that, `reload` goes on with it.
+    """
+    with alone(plan.now):
+        restarted = _restart(plan, link, supervisor, timeout_s, say)
+        try:
+            drained, started = _come_and_go(plan, link, supervisor, timeout_s, say)
+        except PenstockError as error:
+            applied.finish(plan.now)
+            raise SupervisorError(f"{error}; the new settings are in force") from None
+        else:
+            applied.finish(plan.now)
+        finally:
+            _end_beside(plan, supervisor)
+    return Reloaded(restarted, started, drained)
+
+
+def _end_beside(plan: Reload, supervisor: Supervisor) -> None:
+    """The agent and the runs programs read their settings when they start; supervisord starts them again."""
+    effects = {one.effect for one in plan.differences}
+    pids = [supervisor.agent().pid] if effects - {"later", "runs"} else []
+    if "runs" in effects or any(one.key.startswith("queue.") for one in plan.differences):
+        pids += [program.pid for program in supervisor.programs("runs")]
+    for pid in filter(None, pids):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+
+
+def _restart(plan: Reload, link: Link, supervisor: Supervisor, timeout_s: float, say: Say) -> tuple[Restarted, ...]:
+    """Puts the new settings in force, and the slots they concern with them."""
+    targets = [one for model in plan.restarts for one in choose(plan.now, link, supervisor, model=model)]
+    rolling = Rolling(plan.now, link, supervisor, timeout_s=timeout_s, say=say)
+    with changing(plan.now):
+        held = roster.assignments(link, plan.now.host)
+        fresh = _reassigned(plan.now, link, held)
+        applied.begin(plan.now, plan.text)
+        for number, given in fresh.items():
+            roster.assign(link, plan.now.host, number, given)
+    try:
+        rolling.one_at_a_time(targets)
+    except BaseException as error:
+        applied.give_up(plan.now)
+        with changing(plan.now):
+            _put_back(plan.now, link, held)
+        said = "the settings of before are in force again"
+        if rolling.done:
+            said += f"; with the new ones run, until they restart: {numbered(one.now for one in rolling.done)}"
+        if isinstance(error, PenstockError):
+            raise SupervisorError(f"{error}; {said}") from None
+        say(said)
+        raise
+    return tuple(rolling.done)
+
+
+def _reassigned(settings: Settings, link: Link, held: Mapping[int, Assignment]) -> dict[int, Assignment]:
+    """Those of changed artifacts and devices; slots read them when they start. Where `auto` placed a slot before, it stays."""
+    changed = {}
+    for number, given in held.items():
+        if given.model in settings.models:
+            wish = assignment(settings, given.model)
+            if is_as_wished(given.device, wish.device):
+                wish = msgspec.structs.replace(wish, device=given.device)
+            if wish != given:
+                changed[number] = wish
+    return placed(settings, link, changed)
+
+
+def _put_back(settings: Settings, link: Link, held: Mapping[int, Assignment]) -> None:
+    """Every slot gets what it, or the one whose place it took, was assigned before."""
+    found = roster.assignments(link, settings.host)
+    left = [given for number, given in held.items() if number not in found]
+    for number, given in found.items():
+        old = held.get(number) or next((one for one in left if one.model == given.model), None)
+        if number not in held and old is not None:
+            left.remove(old)
+        if old is not None and old.model == given.model and old != given:
+            roster.assign(link, settings.host, number, old)
+
+
+def _come_and_go(
+    plan: Reload, link: Link, supervisor: Supervisor, timeout_s: float, say: Say
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """First those that go, so that there is room for those that come."""
+    leaving: list[Target] = []
+    for model in plan.takes_away:
+        leaving += choose(plan.now, link, supervisor, model=model)[plan.counts[model] :]
+    drained = drain(plan.now, link, supervisor, leaving, say=say).slots if leaving else ()
+    started: list[int] = []
+    since_ms = roster.now_ms(link)
+    for model, count in plan.counts.items():
+        if count > plan.held.get(model, 0):
+            started += pool.scale(plan.now, model, count).started
+    if started:
+        say(f"waiting until {numbered(started)} can serve")
+        readiness.wait_until_ready(plan.now, started, timeout_s=timeout_s, say=say, since_ms=since_ms)
+    return drained, tuple(started)

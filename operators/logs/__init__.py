@@ -1,0 +1,1 @@
+"""`penstock logs`: what the programs of this host wrote."""

@@ -1,0 +1,38 @@
+"""Long calls beside the loop: a file system that hangs must not keep a run from being seen, renewed and stopped."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+TICK_S = 1.0
+
+
+class _Call(threading.Thread, Generic[T]):
+    def __init__(self, work: Callable[[], T]) -> None:
+        super().__init__(name="aside", daemon=True)
+        self._work = work
+        self.value: T
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.value = self._work()
+        except BaseException as error:  # the thread's edge: `aside` raises it
+            self.error = error
+
+
+def aside(work: Callable[[], T], tick: Callable[[], Any]) -> T:
+    """What `work` gives, while `tick` is called every second. What either raises is raised; a call that hangs is left behind then."""
+    call = _Call(work)
+    call.start()
+    while True:
+        call.join(TICK_S)
+        if not call.is_alive():
+            break
+        tick()
+    if call.error is not None:
+        raise call.error
+    return call.value

@@ -1,0 +1,101 @@
+"""How much of a run may be under way at once, how fast, and for how long. Pure: takes a clock's word, gives numbers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+
+from broker.runs import PRIORITIES
+from broker.spec import Limits, ModelSpec
+
+JOB_BYTES = 512 << 10  # of one job: few round trips, and the slot splits it anyhow
+CHUNK_BYTES, CHUNK_ROWS = 16 << 20, 1 << 16  # of one part, at most
+JOB_S, PART_S = 0.5, 1.0  # what a job and a part should take: a kill costs about a part
+MOST_PARTS = 5_000
+QUEUE_SHARE = 4  # of a queue's limits a run takes a fourth at most: others must be able to submit
+RATE_OVER_S = 15.0
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Rows of a part and of a job. Fixed for a run once it began: a part's number says which rows it holds."""
+
+    chunk_rows: int
+    job_rows: int
+
+
+def plan(spec: ModelSpec, row_bytes: int, rows_per_s: float, *, rows_total: int, job_rows: int = 0) -> Plan:
+    """For a model that was seen to do so many rows a second. `job_rows`: the user's wish, 0 none."""
+    in_job = job_rows or max(1, min(JOB_BYTES // max(1, row_bytes), round(rows_per_s * JOB_S)))
+    in_job = max(1, in_job // spec.max_rows * spec.max_rows if in_job > spec.max_rows and not job_rows else in_job)
+    most = max(1, min(CHUNK_ROWS, CHUNK_BYTES // max(1, row_bytes)))
+    chunk = max(min(most, round(rows_per_s * PART_S)), rows_total // MOST_PARTS, 1)
+    chunk = max(1, chunk // in_job) * in_job if chunk >= in_job else chunk
+    return Plan(chunk, min(in_job, chunk))
+
+
+class Window:
+    """What is submitted and not answered: bounded in bytes, and by a share of the queue's own limits."""
+
+    def __init__(self, limits: Limits, *, window_bytes: int) -> None:
+        self._most_bytes = min(window_bytes, limits.max_bytes // QUEUE_SHARE)
+        self._most_jobs = max(1, limits.max_jobs // QUEUE_SHARE)
+        self.jobs = self.bytes = 0
+
+    def has_room(self, size: int) -> bool:
+        """Whether a job of so many bytes may be submitted; one always may."""
+        return self.jobs == 0 or (self.bytes + size <= self._most_bytes and self.jobs < self._most_jobs)
+
+    def take(self, size: int) -> None:
+        self.jobs += 1
+        self.bytes += size
+
+    def give(self, size: int) -> None:
+        self.jobs -= 1
+        self.bytes -= size
+
+
+class Throttle:
+    """A run's own rate: rows a second, 0 none. What was not used is kept for one second."""
+
+    def __init__(self, rows_per_s: float) -> None:
+        self._rate = rows_per_s
+        self._at: float | None = None
+        self._left = 0.0
+
+    def wait_s(self, now: float) -> float:
+        """How long nothing more may be submitted."""
+        if not self._rate:
+            return 0.0
+        if self._at is not None:
+            self._left = min(self._rate, self._left + (now - self._at) * self._rate)
+        self._at = now
+        return max(0.0, -self._left / self._rate)
+
+    def take(self, rows: int) -> None:
+        self._left -= rows
+
+
+class Speed:
+    """Rows a second over the last seconds, from counts that only grow."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def saw(self, rows: int, now: float) -> float:
+        """The speed, with this count."""
+        self._seen.append((now, rows))
+        while len(self._seen) > 2 and now - self._seen[0][0] > RATE_OVER_S:
+            self._seen.popleft()
+        since, before = self._seen[0]
+        return (rows - before) / (now - since) if now > since else 0.0
+
+
+def must_yield(mine: str, waiting: Sequence[str], *, worked_s: float, slice_s: float) -> bool:
+    """Whether a run lets others go on: those of higher priority soon, those of its own after its slice, lower ones never."""
+    ranks = [PRIORITIES.index(one) for one in waiting if one in PRIORITIES]
+    own = PRIORITIES.index(mine) if mine in PRIORITIES else 0
+    if any(rank < own for rank in ranks):
+        return worked_s >= min(1.0, slice_s)
+    return own in ranks and worked_s >= slice_s

@@ -1,0 +1,1 @@
+"""How a run that is waited for is shown."""

@@ -1,0 +1,1 @@
+"""Runs begin here: `penstock run submit` and `check`."""

@@ -1,0 +1,304 @@
+"""One turn of one run: takes its lease, works it until its end or until others are to go on, and leaves it so that anybody can go on.
+
+What ends a turn: all rows are written; a user asked; the program ends; its slice is over; it failed; another has the lease.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+
+from broker import run_lease, runs, spec
+from broker.connection import LOST, Link
+from broker.errors import LeaseLost, PenstockError, RedisRefused, RedisUnavailable, RunError
+from broker.runs import View
+from operators.runs.again import failed_rows
+from operators.runs.ahead import Ahead, all_rows
+from operators.runs.aside import aside
+from operators.runs.courier import Courier, VersionChanged
+from operators.runs.data.binding import Binding, bind
+from operators.runs.data.manifest import PartNote
+from operators.runs.data.mapping import Mapping
+from operators.runs.data.scored import Layout, layout
+from operators.runs.data.sink import Sink, open_sink
+from operators.runs.data.source import Source, open_source
+from operators.runs.lease import Lease
+from operators.runs.pace import Plan, Throttle, Window
+from operators.runs.pieces import Pieces
+from operators.runs.probe import look, make_plan
+from operators.runs.scorer import Count, Scorer
+from operators.runs.shift import Shift
+from operators.runs.watch import Stopped, Watch
+from operators.runs.writer import Writer
+from producer.client import Producer
+
+PATIENCE_S = 5.0  # of a producer with Redis; the lease is renewed in between
+AWAY_S, PAUSE_S = 20.0, 0.2  # how long a turn waits for Redis where it cannot go on without
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class _Stop(Exception):
+    """Raised within a turn when it is to end now."""
+
+    def __init__(self, stopped: Stopped) -> None:
+        self.stopped = stopped
+
+
+def take_turn(run: str, shift: Shift) -> str:
+    """Works the run if it is free; what came of it. Raises RunError when it failed."""
+    link = Link(shift.url)
+    link.connect_within(shift.settings.redis.connect_s)
+    try:
+        if not run_lease.take(link, run, shift.owner, is_tidying=True):
+            return "nothing to do: it has ended, is paused, or is worked by another program"
+        shift.works(run)
+        view = runs.view(link, run)
+        keep_ms = round(shift.settings.runs.keep_days * 24 * 3_600_000)
+        lease = Lease(link, run, shift.owner, keep_ms=keep_ms)
+        log.info("run taken", run=run, model=view.request.model, rows_done=view.rows_done)
+        return _told(Turn(view, lease, link, shift))
+    finally:
+        shift.works("")
+        link.close()
+
+
+def _told(turn: Turn) -> str:
+    """Works the turn and leaves the run in the state that follows. An error that is ours is the run's; any other the program's."""
+    run, why, state = turn.view.id, "", "failed"
+    try:
+        state = turn.work()
+    except _Stop as stop:
+        state, why = stop.stopped.state, stop.stopped.why
+    except LeaseLost as error:
+        log.warning("run lost", run=run, error=str(error), next="whoever has it goes on from its last part")
+        return "lost to another program"
+    except VersionChanged as error:
+        state, why = "paused", str(error)
+    except RedisRefused as error:
+        why = str(error)
+    except RedisUnavailable as error:
+        state, why = "queued", str(error)
+    except (PenstockError, OSError) as error:
+        why = str(error)
+    except Exception as error:  # the turn's edge: a run that ends its program each time must not be taken up for ever
+        log.exception("turn failed", run=run, next="the run is failed; resume it after the mend")
+        why = f"an error of the runs program itself ({type(error).__name__}: {error}); see its log, then resume the run"
+    left = turn.leave(state, error=why if state in ("paused", "failed") else "")
+    if left == "failed":
+        raise RunError(why)
+    return f"{left}: {turn.count.rows} rows, {turn.count.failed} failed" + (f"; {why}" if why else "")
+
+
+class Turn:
+    """The parts of one turn, made one after the other: what cannot be known is told at the earliest moment it can."""
+
+    def __init__(self, view: View, lease: Lease, link: Link, shift: Shift) -> None:
+        self.view = view
+        self.count = Count()
+        self._lease = lease
+        self._link = link
+        self._shift = shift
+        self._scored, self._scored_s = 0, 0.0
+        self._watch = Watch(link, shift, model=view.request.model, priority=view.request.priority)
+
+    def work(self) -> str:
+        """The state the run ends in. Raises _Stop, LeaseLost, VersionChanged, and what is wrong with the run."""
+        request, run = self.view.request, self.view.id
+        if self.view.state == "cancelled":
+            self._aside(lambda: self._sink(replace=True).discard(), "throws its parts away")
+            return "cancelled"
+        kept = self._ask(lambda: run_lease.kept(self._link, run))
+        self.count = Count(self.view.rows_total, rows=self.view.rows_done, failed=self.view.rows_failed)
+        if kept.is_assembled and not self.view.is_retry:
+            return self._end()  # by one that died before it could say so
+        published = self._ask(lambda: spec.fetch(self._link, request.model))
+        self._pin(published.spec.version)
+        mapping = msgspec.convert(request.mapping, Mapping)
+        source, binding, page_layout = self._aside(lambda: self._opened(mapping, published), "opens its input")
+        self._require_same(source)
+        sink = self._aside(lambda: self._ready_sink(kept), "opens its output")
+        self._note({"is_fresh": "", "is_assembled": ""})
+        if not sink.is_assembled or self.view.is_retry:
+            producer = Producer(self._shift.url, submit_timeout_s=PATIENCE_S)
+            try:
+                plan = self._plan(kept.plan, source, binding, published, producer)
+                notes = self._aside(lambda: _prefix(sink, plan), "looks at its parts")
+                self.count = Count(source.rows, len(notes), sum(one.rows for one in notes), sum(one.failed for one in notes))
+                self._score(producer, plan, kept.round, published, source, binding, page_layout, sink, notes)
+            finally:
+                producer.close()
+        keep, rows = self.count.failed > 0, source.rows or self.count.rows
+        self._aside(lambda: sink.assemble(rows=rows, keep=keep), "puts its output together", is_final=True)
+        self._note({"is_assembled": "1", "rows_done": self.count.rows, "rows_failed": self.count.failed})
+        if not keep:
+            self._aside(sink.discard, "tidies up", is_final=True)
+        return self._end()
+
+    def _end(self) -> str:
+        return "done_with_errors" if self.count.failed else "done"
+
+    def leave(self, state: str, *, error: str) -> str:
+        """Gives the run up; the state it is in then."""
+        fields: dict[str, str | int | float] = {
+            "error": error, "rows_done": self.count.rows, "rows_failed": self.count.failed,
+            "round": secrets.token_hex(4),  # what was under way was cancelled: its jobs are not to be found again
+        }  # fmt: skip
+        if state in ("done", "done_with_errors"):
+            fields["rows_total"] = self.count.rows
+        if self._scored_s > 0:
+            fields["rows_per_s"] = round(self._scored / self._scored_s, 1)  # of the whole turn
+        left = self._ask(lambda: self._lease.leave(state, fields))
+        self._shift.tell({"state": left, "rows_done": self.count.rows, "rows_failed": self.count.failed})
+        log.info("run left", run=self.view.id, state=left, rows_done=self.count.rows, rows_failed=self.count.failed, error=error)
+        return left
+
+    # --- before the first row ---------------------------------------------------------------
+
+    def _pin(self, version: str) -> None:
+        if not self.view.version:
+            self.view = msgspec.structs.replace(self.view, version=version)
+            self._note({"version": version})
+        if self.view.version != version:
+            raise VersionChanged(
+                f"model {self.view.request.model!r} is now version {version}, and this run is on {self.view.version}; serve that "
+                f"version again and `penstock run resume {self.view.id}`, or submit it with --if-exists overwrite"
+            )
+
+    def _opened(self, mapping: Mapping, published: spec.Published) -> tuple[Source, Binding, Layout]:
+        source = open_source(self.view.request.input, kind=self.view.request.input_kind)
+        binding = bind(mapping, source.schema, published.spec)
+        return source, binding, layout(published.spec, mapping.outputs, binding.key_schema)
+
+    def _require_same(self, source: Source) -> None:
+        if not self.view.fingerprint:
+            self._note({"fingerprint": source.fingerprint})
+        elif self.view.fingerprint != source.fingerprint:
+            raise RunError(
+                f"input {self.view.request.input} is not what it was when the run was submitted; submit it again, as a run of "
+                "what it is now"
+            )
+
+    def _sink(self, *, replace: bool) -> Sink:
+        request = self.view.request
+        return open_sink(request.output, kind=request.output_kind, run=self.view.id, replace=replace)
+
+    def _ready_sink(self, kept: run_lease.Kept) -> Sink:
+        if self.view.is_fresh or not kept.plan:
+            self._sink(replace=True).discard()  # of a run of this id that was forgotten, or is to begin anew
+        return self._sink(replace=kept.is_replacing or self.view.is_retry)
+
+    def _plan(
+        self, kept: str, source: Source, binding: Binding, published: spec.Published, producer: Producer
+    ) -> Plan:
+        if kept and not self.view.is_fresh:
+            return msgspec.json.decode(kept, type=Plan)
+        group = self._aside(lambda: look(source, binding, published.spec.max_rows), "reads its first rows")
+        plan = make_plan(
+            source, published, producer, job_rows=self.view.request.rows_per_job, rate=self.view.request.rate, group=group,
+            tick=self._ticker("measures the model"),
+        )  # fmt: skip
+        self._note({"plan": msgspec.json.encode(plan).decode()})
+        return plan
+
+    # --- the rows ---------------------------------------------------------------------------
+
+    def _score(
+        self, producer: Producer, plan: Plan, round: str, published: spec.Published, source: Source, binding: Binding,
+        page_layout: Layout, sink: Sink, notes: list[PartNote],
+    ) -> None:  # fmt: skip
+        request, settings = self.view.request, self._shift.settings.runs
+
+        def chunks(first: int) -> Any:
+            return source.chunks(plan.chunk_rows, first=first, columns=binding.columns)
+
+        if self.view.is_retry:
+            self._note({}, forgets_errors=True)
+            failed = [note.index for note in notes if note.failed]
+            feed = Ahead(lambda: failed_rows(chunks, sink, failed, binding, page_layout))
+        else:
+            feed = Ahead(lambda: all_rows(chunks(len(notes)), binding, page_layout))
+        pieces = Pieces(job_rows=plan.job_rows)
+        courier = Courier(
+            producer, request.model, run=self.view.id, round=round, version=self.view.version, pieces=pieces,
+            window=Window(published.limits, window_bytes=settings.window_bytes), throttle=Throttle(request.rate),
+        )  # fmt: skip
+        writer = Writer(sink, self._lease, self.view.version)
+        limit = settings.error_limit if request.error_limit < 0 else request.error_limit
+        feed.start()
+        writer.start()
+        scorer = Scorer(
+            feed=feed, courier=courier, pieces=pieces, writer=writer, lease=self._lease, count=self.count,
+            error_limit=self.count.failed + limit if self.view.is_retry else limit, watch=self._watch, tell=self._shift.tell,
+            is_retry=self.view.is_retry,
+        )  # fmt: skip
+        began = time.monotonic()
+        try:
+            stopped = scorer.run()
+        finally:
+            self._scored, self._scored_s = courier.answered, time.monotonic() - began
+        if stopped is not None:
+            raise _Stop(stopped)
+
+    # --- meanwhile --------------------------------------------------------------------------
+
+    def _note(self, fields: dict[str, str | int | float], *, forgets_errors: bool = False) -> None:
+        """What must be known before it goes on."""
+
+        def note() -> None:
+            if self._lease.note(fields, forgets_errors=forgets_errors) is None:
+                raise RedisUnavailable("Redis went away")
+
+        self._ask(note)
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        """An answer of Redis, which may be away for a while. Raises RedisUnavailable when it stays away."""
+        give_up_at = time.monotonic() + AWAY_S
+        while True:
+            try:
+                if self._link.fileno() < 0:
+                    self._link.connect()
+                return question()
+            except RedisRefused:
+                raise
+            except (*LOST, RedisUnavailable) as error:
+                self._link.close()
+                if time.monotonic() >= give_up_at:
+                    raise RedisUnavailable(f"Redis does not answer: {error}") from None
+                time.sleep(PAUSE_S)
+
+    def _aside(self, work: Callable[[], Any], doing: str, *, is_final: bool = False) -> Any:
+        return aside(work, self._ticker(doing, is_final=is_final))
+
+    def _ticker(self, doing: str, *, is_final: bool = False) -> Callable[[], None]:
+        """Renews the lease and says what is done, each second; ends the turn when asked to. What `is_final` is not left in its middle."""
+
+        def tick() -> None:
+            asked = self._lease.note({"doing": doing})
+            self._shift.tell({"doing": doing})
+            if is_final:
+                return
+            if asked in ("pause", "cancel"):
+                raise _Stop(Stopped("queued", asked))
+            stopped = self._watch.stopped()
+            if stopped is not None:
+                raise _Stop(stopped)
+
+        return tick
+
+
+def _prefix(sink: Sink, plan: Plan) -> list[PartNote]:
+    """Notes of the parts that are there from the first on without a gap, and are this plan's."""
+    found = sink.finished()
+    notes = []
+    for index in range(len(found)):
+        if index not in found or found[index].first_row != index * plan.chunk_rows:
+            break
+        notes.append(found[index])
+    return notes

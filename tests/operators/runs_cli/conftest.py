@@ -1,0 +1,87 @@
+"""A pool's Redis with one model published, the command as it is typed, and small inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from broker import keys, run_lease, spec
+from broker.connection import Link
+from broker.queue import Queue
+from broker.spec import Limits, ModelSpec, TensorSpec
+from operators.cli import main
+
+MODEL = "double"
+HOST = "box"
+ROWS = 250
+
+Penstock = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def link(redis_url: str) -> Iterator[Link]:
+    link = Link(redis_url)
+    link.connect()
+    link.call("FLUSHALL")
+    published = ModelSpec(
+        name=MODEL, version="1", takes="tensors", max_rows=64,
+        inputs=(TensorSpec("x", "float32", (4,)),), outputs=(TensorSpec("y", "float32", (4,)),),
+    )  # fmt: skip
+    spec.publish(link, published, Limits())
+    Queue(MODEL, "none").ensure_groups(link)
+    yield link
+    link.close()
+
+
+@pytest.fixture
+def config(link: Link, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("PENSTOCK_REDIS_URL", "PENSTOCK_HOST", "PENSTOCK_VAR_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    config = tmp_path / "pool.toml"
+    config.write_text(
+        f'[redis]\nurl = "{redis_url}"\n[pool]\nhost = "{HOST}"\n[models.{MODEL}]\nartifact = "{MODEL}"\n'
+    )
+    monkeypatch.setenv("PENSTOCK_CONFIG", str(config))
+    return config
+
+
+@pytest.fixture
+def penstock(config: Path, capsys: pytest.CaptureFixture[str]) -> Penstock:
+    """The command as typed, in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main([str(one) for one in arguments])
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """A Parquet file: id, f0 .. f3."""
+    columns = {"id": list(range(ROWS))} | {f"f{one}": [float(row + one) for row in range(ROWS)] for one in range(4)}
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+@pytest.fixture
+def program(link: Link) -> None:
+    """A program of this host that works runs has just said that it lives; it works none."""
+    beat(link, HOST)
+
+
+def beat(link: Link, host: str) -> None:
+    run_lease.beat(link, host, "runs_00", pid=1, run="")
+
+
+def stands(link: Link, run: str, **fields: object) -> None:
+    """Makes a run look so, as the program that works it would."""
+    for name, value in fields.items():
+        link.call("HSET", keys.run(run), name, str(value))

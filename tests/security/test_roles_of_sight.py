@@ -1,0 +1,43 @@
+"""What `status`, `top`, `jobs` and `audit` read, as the roles they read it in, on both servers; the monitor sees no result."""
+
+from __future__ import annotations
+
+from broker import audit, keys
+from broker.settings import RedisSettings, Settings
+from operators import status
+from operators.jobs import listing, trail
+from operators.top.frame import make
+from tests.broker.actors import MODEL, Client, Slot, publish
+from tests.security.conftest import Guarded, Role
+
+
+def test_the_monitor_sees_everything_but_how_a_job_ended(guarded: Guarded, role: Role) -> None:
+    # given: a job that is done, one that waits, one that is claimed, one that is delayed, one that is dead
+    worker, operator = role("worker"), role("operator")
+    publish(worker)
+    slot, client = Slot(worker), Client(role("producer"))
+    done, dies, claimed = client.submit(3)
+    first, second, _ = slot.claim()
+    slot.settle([first])
+    slot.fail([second], "dead")
+    (waits,) = client.submit(1)
+    (delayed,) = client.submit(1, delay_ms=60_000)
+    audit.record(operator, "scale", "tiny")
+    monitor = role("monitor")
+    guarded.admin.call("ACL", "LOG", "RESET")
+    # then
+    seen = status.read(monitor, Settings(redis=RedisSettings(url=guarded.url)))
+    assert make(seen).models[0].claimed == 1
+    states = [trail.show(monitor, f"{MODEL}:{one.id}").state for one in (claimed, waits, delayed)]
+    assert states == ["claimed", "waiting", "delayed"]
+    assert [one.state for one in listing.listed(monitor, MODEL, "dead", limit=9)[1]] == ["dead"]
+    assert len(listing.listed(monitor, MODEL, limit=9)[1]) == 3
+    assert audit.acts(monitor)[0].command == "scale"
+    assert set(guarded.denials()) == {"monitor: command getrange"}
+    found = trail.show(monitor, f"{MODEL}:{done.id}")
+    assert (found.state, found.expires_ms is not None) == ("ended", True)
+    assert "may not read results" in found.note
+    # then: the operator sees that too
+    assert trail.show(operator, f"{MODEL}:{done.id}").state == "done"
+    assert trail.show(operator, f"{MODEL}:{dies.id}").reason == "test"
+    assert operator.call("GETRANGE", keys.result(MODEL, done.id), 0, 0)
