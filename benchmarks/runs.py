@@ -148,7 +148,9 @@ def measure(folder: Path, rows: int, rounds: int, say: Callable[[str], Any]) -> 
             bare_s.append(bare_loop(graph, source, folder / "bare.parquet"))
             ours.append(one_run(pool, source, folder / f"ours-{number}.parquet"))
             require_same(folder / f"ours-{number}.parquet", folder / "bare.parquet")
-            say(f"round {number + 1}: bare {bare_s[-1]:.2f} s, ours {ours[-1].took_s:.2f} s ({ours[-1].worked_s:.2f} s worked)")
+            say(
+                f"round {number + 1}: bare {bare_s[-1]:.2f} s, ours {ours[-1].took_s:.2f} s ({ours[-1].worked_s:.2f} s worked)"
+            )
         about = report.about(pool.link)
     ratios = [bare / one.took_s for bare, one in zip(bare_s, ours, strict=True)]
     worked = [bare / one.worked_s for bare, one in zip(bare_s, ours, strict=True)]

@@ -17,11 +17,11 @@ ENDS = ("done", "failed", "dead", "expired", "cancelled")
 
 
 class Demand(msgspec.Struct, frozen=True):
-    """Of one model over all hosts. `first_ms`: when the oldest of `jobs` came to its lane (Redis' time), None without any."""
+    """Of one model over all hosts. `oldest_ms`: for how long the oldest of `jobs` has been in its lane, None without any."""
 
     jobs: int
     claimed: int
-    first_ms: int | None
+    oldest_ms: int | None
     ended: int
     wanted: Mapping[str, int]  # by host, of hosts whose agent lives
     ready: frozenset[str]  # names of slots
@@ -34,7 +34,7 @@ class Demand(msgspec.Struct, frozen=True):
 
 
 def demands(link: Link, models: Sequence[str], now_ms: int) -> dict[str, Demand]:
-    """model -> demand. Raises ResponseError, or one of connection.LOST."""
+    """model -> demand. `now_ms` is Redis' time, of a moment ago. Raises ResponseError, or one of connection.LOST."""
     if not models:
         return {}
     asked = [_of_model(model, now_ms) for model in models]
@@ -47,10 +47,12 @@ def demands(link: Link, models: Sequence[str], now_ms: int) -> dict[str, Demand]
         for lane, depth, pending in zip(LANES, each[:3], each[3:6], strict=True)
         if depth and not _count(pending)
     ]
-    beside = _ask(link, [*(("EXISTS", keys.agent(host)) for host in hosts), *_heads(lanes)])
+    # The time is asked for here once more: jobs that came since the caller asked would else be younger than nothing.
+    time, *beside = _ask(link, [("TIME",), *(("EXISTS", keys.agent(host)) for host in hosts), *_heads(lanes)])
+    now_ms = roster.read_time(time)
     alive = {host for host, is_there in zip(hosts, beside, strict=False) if is_there}
     heads = {lane: _ms(one[0][0]) for lane, one in zip(lanes, beside[len(hosts) :], strict=True) if one}
-    return {model: _demand(model, each, heads, alive) for model, each in zip(models, found, strict=True)}
+    return {model: _demand(model, each, heads, alive, now_ms) for model, each in zip(models, found, strict=True)}
 
 
 def _of_model(model: str, now_ms: int) -> list[Command]:
@@ -71,7 +73,7 @@ def _heads(lanes: Sequence[str]) -> list[Command]:
     return [("XRANGE", lane, "-", "+", "COUNT", 1) for lane in lanes]
 
 
-def _demand(model: str, replies: Sequence[Any], heads: Mapping[str, int], alive: set[str]) -> Demand:
+def _demand(model: str, replies: Sequence[Any], heads: Mapping[str, int], alive: set[str], now_ms: int) -> Demand:
     ended, wanted, ready, failing, paused = replies[6:]
     off = frozenset(name.decode(errors="replace") for name in paused)
     lanes = [one for one in zip(LANES, replies[:3], replies[3:6], strict=True) if one[0] not in off]
@@ -80,7 +82,7 @@ def _demand(model: str, replies: Sequence[Any], heads: Mapping[str, int], alive:
     return Demand(
         jobs=sum(depth for _, depth, _ in lanes),
         claimed=sum(_count(pending) for _, _, pending in lanes),
-        first_ms=min(first, default=None),
+        oldest_ms=max(0, now_ms - min(first)) if first else None,
         ended=sum(int(count or 0) for count in ended),
         wanted={host: int(count) for host, count in roster.strings(wanted).items() if host in alive},
         ready=frozenset(map(bytes.decode, ready)),

@@ -124,7 +124,9 @@ def submit(
         verdict, state = map(bytes.decode, link.script("run_submit", [keys.run(run), keys.runs()], args))
     except ResponseError as error:
         if is_out_of_memory(error):
-            raise RunError("Redis is full and takes no new run; let the queues drain, or raise redis.max_memory_mb") from None
+            raise RunError(
+                "Redis is full and takes no new run; let the queues drain, or raise redis.max_memory_mb"
+            ) from None
         raise
     if verdict == "exists":
         raise RunError(

@@ -18,6 +18,7 @@ from broker.connection import LOST, ResponseError, safe_url
 from broker.errors import ArtifactError, ConfigError, DeviceError, PenstockError
 from broker.settings import Settings
 from operators import durability, placement
+from operators.desk import unapplied
 from operators.finding import Finding as Finding
 from operators.large_bodies import large_bodies
 from operators.left_bodies import left_bodies
@@ -237,6 +238,7 @@ CHECKS: tuple[Check, ...] = (
     redis_server,
     supervision,
     agent,
+    unapplied.check,
     large_bodies,
     left_bodies,
     devices,

@@ -127,7 +127,7 @@ class Parcel:
         blob = self._pack(packer, fitted, job)
         ticket = kind(producer, channel, job, packer.options.lane, fitted.warning, self.sink)
         if key is not None:
-            self.dedupe.append((check_key(key), digest(fitted)))
+            self.dedupe.append((check_key(key), digest(fitted, key)))
         self.inputs.append(inputs)
         self.blobs.append(blob)
         self.tickets.append(ticket)

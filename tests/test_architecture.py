@@ -215,3 +215,8 @@ def test_every_package_is_installed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = set(project["tool"]["setuptools"]["packages"])
     assert {str(Path(name).parent).replace("/", ".") for name in files(*OURS)} <= packages
+
+
+def test_looking_at_logs_and_completing_words_load_no_redis_and_only_the_live_screen_loads_rich() -> None:
+    assert loaded_by("import operators.cli, operators.logs.cli, operators.completion.words", "redis", "rich") == set()
+    assert loaded_by("import operators.top.cli", "rich") == set()

@@ -81,8 +81,8 @@ def draw(courses: dict[str, list[Course]], file: Path) -> None:
     for column, scenario in enumerate(SCENARIOS):
         _scatter(axes[0][column], scenario, courses[scenario.name])
         _slots(axes[1][column], scenario, courses[scenario.name])
-    axes[0][0].legend(fontsize=7, loc="upper right")
-    axes[1][0].legend(fontsize=7, loc="upper right")
+    axes[0][0].legend(fontsize=7, loc="lower left")
+    axes[1][2].legend(fontsize=7, loc="upper left")
     picture.suptitle(
         "Autoscaling, simulated: time over target against slot-hours (left and low is better)", fontsize=11
     )

@@ -18,7 +18,8 @@ if what == 'retry' then
   if state == 'done' then return { 'spotless', state } end
   if state ~= 'done_with_errors' then return { 'unfinished', state } end
   local time = redis.call('TIME')
-  redis.call('HSET', KEYS[1], 'is_retry', '1', 'round', string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
+  local takes = redis.call('HGET', KEYS[1], 'takes') -- two may fall into one millisecond
+  redis.call('HSET', KEYS[1], 'is_retry', '1', 'round', time[1] .. '.' .. time[2] .. '.' .. takes)
   return queue()
 end
 if what == 'resume' then

@@ -4,6 +4,8 @@
 -- Returns {new | known | exists | busy, state before}.
 local time = redis.call('TIME')
 local now_ms = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+-- What jobs are called after, so that those of a run that began anew are other ones. Two may fall into one millisecond.
+local round = now_ms .. '.' .. (redis.call('HGET', KEYS[1], 'takes') or '0')
 local state = redis.call('HGET', KEYS[1], 'state')
 if state and ARGV[3] == 'fail' then return { 'exists', state } end
 if state and ARGV[3] == 'overwrite' and redis.call('EXISTS', ARGV[2]) == 1 then return { 'busy', state } end
@@ -12,14 +14,14 @@ if state and ARGV[3] == 'resume' then
   redis.call('HSET', KEYS[1], 'request', ARGV[4]) -- its limits, rate and priority may be others now
   if state == 'failed' or state == 'cancelled' then
     redis.call('HSET', KEYS[1], 'state', 'queued')
-    if state == 'cancelled' then redis.call('HSET', KEYS[1], 'is_fresh', '1', 'round', now_ms) end
+    if state == 'cancelled' then redis.call('HSET', KEYS[1], 'is_fresh', '1', 'round', round) end
     redis.call('HDEL', KEYS[1], 'asked', 'error', 'ended_ms', 'doing')
     redis.call('PERSIST', KEYS[1])
   end
   return { 'known', state }
 end
 redis.call('HSET', KEYS[1], 'state', 'queued', 'request', ARGV[4], 'version', ARGV[5], 'fingerprint', ARGV[6],
-  'created_ms', now_ms, 'is_fresh', '1', 'round', now_ms)
+  'created_ms', now_ms, 'is_fresh', '1', 'round', round)
 if ARGV[3] == 'overwrite' then redis.call('HSET', KEYS[1], 'is_replacing', '1')
 else redis.call('HDEL', KEYS[1], 'is_replacing') end
 redis.call('HDEL', KEYS[1], 'asked', 'error', 'started_ms', 'ended_ms', 'progressed_ms', 'rows_total', 'rows_done',

@@ -70,7 +70,7 @@ class Scaler:
                 return max(1, sight.slots), f"{sight.jobs} jobs wait and no slot is there"
             if not sight.jobs and not self.pace.peak_per_s(sight.at_s - cooldown_s(sight)):
                 return 0, "nothing comes"
-            return more, f"the oldest job is {sight.oldest_s:.1f} s old; what a slot does in a second is not known"
+            return more, f"the oldest job is {sight.oldest_s:.3g} s old; what a slot does in a second is not known"
         steady = arrival / (per_slot * UP_SHARE)
         total, why = ceil(steady), f"{arrival:.1f} jobs/s come, a slot does {per_slot:.1f}"
         # What is left when a slot that is started now could help: where that is nothing, it would come too late.
@@ -85,7 +85,7 @@ class Scaler:
                 total, why = burst, f"{why}, and {left} of them will wait when one more could be ready"
         needed = max(0, total - sight.elsewhere - sight.coming_elsewhere)
         if more > needed and is_late and not self.pace.is_measured:
-            return more, f"{why}, yet the oldest is {sight.oldest_s:.1f} s old"
+            return more, f"{why}, yet the oldest is {sight.oldest_s:.3g} s old"
         return needed, why
 
     def _down(self, sight: Sight, bounds: Bounds, most: int, why: str) -> tuple[int, str]:

@@ -63,7 +63,7 @@ class Autoscale:
             self._due = {}
             try:
                 self._look(link, seen, now)
-            except ResponseError as error:
+            except (ResponseError, ValueError) as error:  # a key that is garbled must not cost a round its other work
                 log.warning("autoscale could not look", error=str(error), retry_in_s=LOOK_S)
         return bool(self._due or self._gone(seen))
 
@@ -149,13 +149,17 @@ class Autoscale:
         return actions, refused
 
     def _placed(self, seen: Seen, wish: dict[int, Assignment], before: list[Action]) -> dict[int, Assignment]:
+        listed = self._hardware()
+        if listed is None and any(placement.is_auto(one.device) for one in wish.values()):
+            # Not asked here: a driver that hangs must not stop the agent's beat.
+            raise ConfigError("no NVIDIA driver has answered the agent yet; see `penstock doctor`")
         held = {number: place.assignment for number, place in seen.places.items() if place.assignment}
         held |= {one.number: one.assignment for one in before if one.verb == "assign" and one.assignment}
         told = {
             number: {"state": place.word, "device_bytes": str(place.device_bytes or "")}
             for number, place in seen.places.items()
         }
-        return placement.place(self._settings, wish, held=held, told=told, listed=self._hardware())
+        return placement.place(self._settings, wish, held=held, told=told, listed=listed)
 
     def _fitting(self, own: list[Place], wish: Assignment, asked: int) -> tuple[int, str]:
         """How many more fit into memory as measured, and what is short. What is not known does not stand in the way: `most` does."""

@@ -45,7 +45,7 @@ def sight(
         at_s=at_s,
         jobs=demand.jobs,
         unclaimed=max(0, demand.jobs - demand.claimed),
-        oldest_s=max(0.0, (seen.now_ms - demand.first_ms) / 1000) if demand.first_ms is not None else 0.0,
+        oldest_s=(demand.oldest_ms or 0) / 1000,
         ended=demand.ended,
         slots=len(own),
         ready=len(ready),

@@ -22,7 +22,7 @@ def troubles(settings: Settings, states: Mapping[str, State]) -> Iterator[Proble
         elif one.is_short:
             yield Problem(
                 "warning",
-                f"{model}: autoscale has all {count_of(one.slots, 'slot')} it may start, and the oldest job is {one.oldest_s:.1f} s old, "
+                f"{model}: autoscale has all {count_of(one.slots, 'slot')} it may start, and the oldest job is {one.oldest_s:.3g} s old, "
                 f"its target {one.target_s:g} s",
                 f"penstock autoscale {model} --max {one.needed}"
                 if one.slots >= one.most and one.needed <= settings.pool.most_slots

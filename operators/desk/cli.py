@@ -14,8 +14,9 @@ from operators import applied, audited
 from operators.autoscale import standing
 from operators.completion.complete import complete_model, complete_slot
 from operators.desk import draining, targets
+from operators.desk.alone import alone
 from operators.desk.draining import Drained
-from operators.desk.rolling import Restarted, Rolling, alone
+from operators.desk.rolling import Restarted, Rolling
 from operators.reach import reach
 from operators.screen.cli import as_json, ask, print_json, say, with_reason, with_yes
 from operators.supervisor import Supervisor

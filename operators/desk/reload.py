@@ -20,11 +20,13 @@ from broker.errors import ConfigError, PenstockError, SupervisorError
 from broker.roster import Assignment
 from broker.settings import Settings, parse
 from operators import applied, placement, pool, readiness
+from operators.desk.alone import alone
 from operators.desk.checking import names
-from operators.desk.differences import Difference, differences
+from operators.desk.differences import Difference
 from operators.desk.draining import drain
-from operators.desk.rolling import Restarted, Rolling, alone
+from operators.desk.rolling import Restarted, Rolling
 from operators.desk.targets import Target, choose
+from operators.desk.unapplied import compare
 from operators.placement import is_as_wished
 from operators.plan import assignment, check_artifact
 from operators.pool_lock import changing
@@ -59,22 +61,6 @@ class Reloaded(msgspec.Struct, frozen=True):
     restarted: tuple[Restarted, ...] = ()
     started: tuple[int, ...] = ()
     drained: tuple[int, ...] = ()
-
-
-def compare(settings: Settings) -> tuple[Difference, ...]:
-    """pool.toml against what the running pool was given. Raises ConfigError where that is not known.
-
-    After a reload that died halfway it may run with either: what differs from one of them is told.
-    """
-    whole = applied.carried_out(settings)
-    if whole is None:
-        raise ConfigError(
-            "the running pool keeps no copy of its settings, an older version started it; `penstock down`, then `penstock up`"
-        )
-    found = {
-        one.key: one for one in (*differences(applied.in_force(settings), settings), *differences(whole, settings))
-    }
-    return tuple(found.values())
 
 
 def prepare(settings: Settings, link: Link) -> Reload:

@@ -6,15 +6,12 @@ slot is stopped only with a place among those that retire (retire.lua), so that 
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from broker import embedded, roster
+from broker import roster
 from broker.connection import Link
 from broker.errors import SupervisorError
 from broker.queue import Queue
@@ -152,20 +149,3 @@ class Rolling:
             )
         except SupervisorError as error:
             raise SupervisorError(str(error).partition("; the pool stays up")[0] + "; see `penstock status`") from None
-
-
-@contextmanager
-def alone(settings: Settings) -> Iterator[None]:
-    """One rolling restart at a time on a host: two would take two slots away. Raises SupervisorError."""
-    path = settings.var / "restart.lock"
-    lock = embedded.take_lock(path)
-    if lock is None:
-        holder = path.read_text().strip() or "unknown"
-        raise SupervisorError(f"another restart or reload (pid {holder}) is under way; try again after it")
-    try:
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        fcntl.flock(lock, fcntl.LOCK_UN)
-        os.close(lock)

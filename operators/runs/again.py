@@ -32,7 +32,9 @@ def failed_rows(
         page = layout.page(read)
         left = sum(len(group.rows) for group in read.groups)
 
-        def finish(version: str, old: pa.Table = old, places: NDArray[np.int64] = places, table: _Table = page.table) -> pa.Table:
+        def finish(
+            version: str, old: pa.Table = old, places: NDArray[np.int64] = places, table: _Table = page.table
+        ) -> pa.Table:
             return merged(old, places, table(version))
 
         yield (

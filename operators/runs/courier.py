@@ -123,7 +123,9 @@ class Courier:
             self._pieces.put_back(*rest)
         elif isinstance(error, RedisRefused):
             raise error
-        elif isinstance(error, RedisUnavailable | SubmitUnknown | StoreError) and not isinstance(error, SubmitNotDurable):
+        elif isinstance(error, RedisUnavailable | SubmitUnknown | StoreError) and not isinstance(
+            error, SubmitNotDurable
+        ):
             self._not_before, self.doing = now + AWAY_PAUSE_S, f"cannot submit: {error}"
             self._pieces.put_back(*rest)  # under the same keys: what was queued all the same is the same job
         elif isinstance(error, StaleRequest):
@@ -214,7 +216,9 @@ class Courier:
     def _lost(self, piece: Piece, error: PenstockError) -> None:
         """What became of a job cannot be known any more: it is submitted as another one."""
         if piece.is_hopeless:
-            raise RunError(f"the same rows were lost {piece.losses + 1} times, at last so: {error}; then resume the run")
+            raise RunError(
+                f"the same rows were lost {piece.losses + 1} times, at last so: {error}; then resume the run"
+            )
         self._pieces.put_back(piece.again())
 
     def _settled(self, piece: Piece) -> None:

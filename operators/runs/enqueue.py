@@ -18,14 +18,16 @@ import structlog
 from rq import Queue
 from rq.job import JobStatus
 
-from broker import run_lease, runs
+from broker import keys, run_lease, runs
 from broker.connection import LOST, Link, ResponseError
 from broker.errors import LeaseLost, PenstockError, RedisUnavailable
 from broker.runs import View
 from broker.settings import Settings
+from operators.runs.schedule import TASK_ID
 from operators.runs.worker import Redis, make_queue, queue_name, queue_names
 
 BEAT_S, LOOK_S, PRUNE_S = 1.0, 1.0, 3600.0
+PEEK_S = 0.1  # between two looks for a run just submitted: one small command
 WARN_EVERY_S = 30.0
 
 log = structlog.get_logger()
@@ -53,6 +55,7 @@ class Enqueuer(threading.Thread):
         self._missing: set[str] = set()  # that a worker may have been about to lease at the last look
         self._waiting: tuple[str, ...] = ()
         self._working = ""
+        self._newest: Any = None
 
     def waiting(self) -> tuple[str, ...]:
         """The priorities of the runs that wait for a program of this host."""
@@ -83,11 +86,27 @@ class Enqueuer(threading.Thread):
                 self._away(error)
             except Exception:  # the thread's edge: a program without it would not be seen, and would be given no work
                 log.exception("round failed", retry_in_s=BEAT_S)
-            self._soon.wait(BEAT_S)
-            self._soon.clear()
+            self._pause()
         with suppress(*LOST, PenstockError):
             self._at_end()
         self._link.close()
+
+    def _pause(self) -> None:
+        """Until the next sign of life is due, something hastens it, or a run was submitted."""
+        until = self._clock() + BEAT_S
+        while self._clock() < until and not self._soon.wait(PEEK_S):
+            try:
+                newest = (
+                    self._link.call("ZRANGE", keys.runs(), -1, -1, "WITHSCORES") if self._link.fileno() >= 0 else None
+                )
+            except (*LOST, ResponseError):
+                self._link.close()
+                return
+            if newest != self._newest:
+                self._newest = newest
+                self._next_look = 0.0
+                return
+        self._soon.clear()
 
     def round(self) -> None:
         """One sign of life, and now and then one look. Raises one of connection.LOST."""
@@ -108,9 +127,11 @@ class Enqueuer(threading.Thread):
     def look(self) -> list[str]:
         """Enqueues what waits and stands in no queue; their ids."""
         idle = self._idle()
-        self._waiting = tuple(one.request.priority for one in idle if one.asked != "discard")
         queued = {id for name in queue_names(self._settings.host) for id in make_queue(name, self._connection).job_ids}
-        missing = {one.id: one for one in reversed(idle) if one.id not in queued}  # the oldest first
+        runs_that_wait = tuple(one.request.priority for one in idle if one.asked != "discard")
+        # tasks of schedules take seconds, and must not wait for the end of a run of hours
+        self._waiting = runs_that_wait + ("high",) * sum(id.startswith(TASK_ID) for id in queued)
+        missing = {one.id: one for one in sorted(idle, key=_age) if one.id not in queued}
         due = [one for one in missing.values() if one.id in self._missing or not self._is_on_its_way(one)]
         for one in due:
             self._enqueue(one)
@@ -164,3 +185,7 @@ class Enqueuer(threading.Thread):
         if self._clock() >= self._next_warning:
             self._next_warning = self._clock() + WARN_EVERY_S
             log.warning("redis does not answer", error=str(error), retry_in_s=BEAT_S)
+
+
+def _age(view: View) -> int:
+    return view.created_ms

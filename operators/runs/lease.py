@@ -38,7 +38,11 @@ class Lease:
         self._is_away = False
 
     def note(
-        self, fields: Mapping[str, str | int | float], *, failed: Sequence[RowError] = (), is_progress: bool = False,
+        self,
+        fields: Mapping[str, str | int | float],
+        *,
+        failed: Sequence[RowError] = (),
+        is_progress: bool = False,
         forgets_errors: bool = False,
     ) -> str | None:
         """Writes, and renews; what the user asks for. None when Redis is away: nothing is known to be written then.
@@ -59,7 +63,9 @@ class Lease:
         except (*LOST, RedisUnavailable) as error:
             self._link.close()
             if not self._is_away:
-                log.warning("redis does not answer", run=self.run, error=str(error), next="the run goes on when it does")
+                log.warning(
+                    "redis does not answer", run=self.run, error=str(error), next="the run goes on when it does"
+                )
             self._is_away = True
             return None
         self._renewed, self._is_away = began, False
@@ -70,9 +76,7 @@ class Lease:
         connection.LOST: the lease then ends by itself, and the run goes on from its parts."""
         if self._link.fileno() < 0:
             self._link.connect()
-        return run_lease.note(
-            self._link, self.run, self._owner, fields, leave=state, keep_ms=self._keep_ms
-        ).state
+        return run_lease.note(self._link, self.run, self._owner, fields, leave=state, keep_ms=self._keep_ms).state
 
     @property
     def is_sure(self) -> bool:

@@ -84,9 +84,14 @@ def read_mapping(words: Words) -> Mapping:
 
 def fit(spec: ModelSpec, url: str, kind: str, mapping: Mapping) -> Bound:
     """Opens the input and ties it to the model; reads its schema, not its rows."""
-    from operators.runs.data.binding import bind
-    from operators.runs.data.scored import layout
-    from operators.runs.data.source import open_source
+    try:
+        from operators.runs.data.binding import bind
+        from operators.runs.data.scored import layout
+        from operators.runs.data.source import open_source
+    except ImportError as error:
+        raise RunError(
+            f"looking at {url} needs {error.name}, which is not installed; pip install 'penstock[local]'"
+        ) from None
 
     source = open_source(url, kind=kind)
     binding = bind(mapping, source.schema, spec)

@@ -10,36 +10,47 @@ import msgspec
 from broker.runs import PRIORITIES
 from broker.spec import Limits, ModelSpec
 
-JOB_BYTES = 512 << 10  # of one job: few round trips, and the slot splits it anyhow
+JOB_BYTES = (
+    2 << 20
+)  # of one job, at most: it costs a claim and a settle however large it is, and the slot splits it into batches
 CHUNK_BYTES, CHUNK_ROWS = 16 << 20, 1 << 16  # of one part, at most
 JOB_S, PART_S = 0.5, 1.0  # what a job and a part should take: a kill costs about a part
 MOST_PARTS = 5_000
 QUEUE_SHARE = 4  # of a queue's limits a run takes a fourth at most: others must be able to submit
+WINDOW_PARTS = 4  # submitted and not answered, at most: more would only make what is ahead of others longer
 RATE_OVER_S = 15.0
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Rows of a part and of a job. Fixed for a run once it began: a part's number says which rows it holds."""
+    """Rows of a part and of a job. Fixed for a run once it began: a part's number says which rows it holds. `row_bytes` is a guess."""
 
     chunk_rows: int
     job_rows: int
+    row_bytes: int
 
 
-def plan(spec: ModelSpec, row_bytes: int, rows_per_s: float, *, rows_total: int, job_rows: int = 0) -> Plan:
+def plan(
+    spec: ModelSpec, limits: Limits, row_bytes: int, rows_per_s: float, *, rows_total: int, job_rows: int = 0
+) -> Plan:
     """For a model that was seen to do so many rows a second. `job_rows`: the user's wish, 0 none."""
-    in_job = job_rows or max(1, min(JOB_BYTES // max(1, row_bytes), round(rows_per_s * JOB_S)))
-    in_job = max(1, in_job // spec.max_rows * spec.max_rows if in_job > spec.max_rows and not job_rows else in_job)
-    most = max(1, min(CHUNK_ROWS, CHUNK_BYTES // max(1, row_bytes)))
+    size = max(1, row_bytes)
+    in_job = job_rows or max(1, min(JOB_BYTES, limits.payload_limit_bytes // 2) // size)
+    if not job_rows:
+        in_job = max(1, min(in_job, round(rows_per_s * JOB_S)))
+        in_job -= in_job % spec.max_rows if in_job > spec.max_rows else 0  # whole batches
+    most = max(1, min(CHUNK_ROWS, CHUNK_BYTES // size))
     chunk = max(min(most, round(rows_per_s * PART_S)), rows_total // MOST_PARTS, 1)
-    chunk = max(1, chunk // in_job) * in_job if chunk >= in_job else chunk
-    return Plan(chunk, min(in_job, chunk))
+    if chunk > in_job:
+        chunk -= chunk % in_job  # whole jobs
+    return Plan(chunk, min(in_job, chunk), size)
 
 
 class Window:
     """What is submitted and not answered: bounded in bytes, and by a share of the queue's own limits."""
 
-    def __init__(self, limits: Limits, *, window_bytes: int) -> None:
-        self._most_bytes = min(window_bytes, limits.max_bytes // QUEUE_SHARE)
+    def __init__(self, limits: Limits, plan: Plan, *, window_bytes: int) -> None:
+        parts_bytes = WINDOW_PARTS * plan.chunk_rows * plan.row_bytes
+        self._most_bytes = min(window_bytes, parts_bytes, limits.max_bytes // QUEUE_SHARE)
         self._most_jobs = max(1, limits.max_jobs // QUEUE_SHARE)
         self.jobs = self.bytes = 0
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from broker.messages import LANES, LOW
 from operators.runs.data.binding import Group
 from operators.runs.data.scored import Page
+from producer.options import Sealed
 
 LANE = LANES[LOW]
 MOST_LOSSES = 20  # of one piece: results that were gone before they were read, cancelled jobs
@@ -75,11 +76,11 @@ class Piece(msgspec.Struct, eq=False):
             return len(self.group.inputs[self.start])
         return sum(array[self.start : self.stop].nbytes for array in self.group.inputs.values())
 
-    def key(self, run: str, round: str) -> str:
+    def key(self, run: str, round: str) -> Sealed:
         """The idempotency key. Submitted again, by this program or its successor, it is the same job, while that is known: `round`
         is that of the run, `losses` begins a new job. Groups of one chunk share no rows, so the first row tells them apart."""
         first = self.scoring.row(int(self.group.rows[self.start]))
-        return f"run/{run}/{round}/{first}+{self.count}/{self.losses}"
+        return Sealed(f"run/{run}/{round}/{first}+{self.count}/{self.losses}")
 
     def halves(self) -> tuple[Piece, Piece]:
         """Of one that failed and has several rows: the row at fault is in one of them."""

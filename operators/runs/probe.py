@@ -69,4 +69,4 @@ def make_plan(
     spec = published.spec
     speed = FAST_ROWS_PER_S if group is None else measure(producer, spec.name, group, tick)
     size = 1 if group is None else row_bytes(group)
-    return plan(spec, size, min(speed, rate or speed), rows_total=total, job_rows=job_rows)
+    return plan(spec, published.limits, size, min(speed, rate or speed), rows_total=total, job_rows=job_rows)

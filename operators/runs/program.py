@@ -63,7 +63,13 @@ def work(settings: Settings, name: str) -> int:
     worker = make_worker(queue_names(settings.host), connection, name=f"{settings.host}-{name}-{incarnation}")
     schedules = Schedules(settings, link=link, connection=connection, owner=f"{owner}.{incarnation}")
     enqueuer = Enqueuer(
-        settings, link=link, connection=connection, name=name, task=score, ticks=[schedules.tick], at_end=schedules.close
+        settings,
+        link=link,
+        connection=connection,
+        name=name,
+        task=score,
+        ticks=[schedules.tick],
+        at_end=schedules.close,
     )
     worker.on_left = enqueuer.hasten
     freed = enqueuer.free(owner)

@@ -26,6 +26,7 @@ from operators.runs.clean import clean
 from operators.runs.scheduled import submit
 from operators.runs.worker import Redis, make_queue, queue_name
 
+TASK_ID = "cron-"  # how ids of these tasks begin
 CLEAN_CRON = "30 3 * * *"
 KEPT_S = 7 * 24 * 3600  # how long a job that fired is remembered, and so its due time cannot fire again
 ANSWER_S = 120.0  # a task that said nothing for so long and does not wait in its queue died: it is enqueued again
@@ -57,6 +58,7 @@ class Schedule(CronJob):
     def __init__(self, name: str, wanted: _Wanted, queue: Queue, *, last: datetime) -> None:
         self.last = last
         self._queue = queue
+        self._task = wanted.task
         super().__init__(queue.name, func=wanted.task, cron=wanted.cron, name=name)
 
     def get_next_enqueue_time(self) -> datetime:
@@ -72,14 +74,14 @@ class Schedule(CronJob):
 
     def fire(self, due: datetime, *, is_again: bool = False) -> bool:
         """Enqueues the task of `due`, unless somebody has. Whether it did."""
-        id = f"cron-{_NOT_IN_IDS.sub('-', self.name)}-{due:%Y%m%dT%H%MZ}"
+        id = f"{TASK_ID}{_NOT_IN_IDS.sub('-', self.name)}-{due:%Y%m%dT%H%MZ}"
         if is_again:
             if id in self._queue.job_ids:
                 return False  # it waits for a worker
             self._queue.connection.delete(Job.key_for(id))
         try:
             self._queue.enqueue(
-                self.func, self.name, int(due.timestamp()), job_id=id, unique=True, result_ttl=KEPT_S, failure_ttl=KEPT_S,
+                self._task, self.name, int(due.timestamp()), job_id=id, unique=True, result_ttl=KEPT_S, failure_ttl=KEPT_S,
                 job_timeout=-1, description=f"schedule {self.name}, due {due:%Y-%m-%d %H:%M} UTC",
             )  # fmt: skip
         except DuplicateJobError:

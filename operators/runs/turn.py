@@ -130,7 +130,9 @@ class Turn:
             try:
                 plan = self._plan(kept.plan, source, binding, published, producer)
                 notes = self._aside(lambda: _prefix(sink, plan), "looks at its parts")
-                self.count = Count(source.rows, len(notes), sum(one.rows for one in notes), sum(one.failed for one in notes))
+                self.count = Count(
+                    source.rows, len(notes), sum(one.rows for one in notes), sum(one.failed for one in notes)
+                )
                 self._score(producer, plan, kept.round, published, source, binding, page_layout, sink, notes)
             finally:
                 producer.close()
@@ -156,7 +158,14 @@ class Turn:
             fields["rows_per_s"] = round(self._scored / self._scored_s, 1)  # of the whole turn
         left = self._ask(lambda: self._lease.leave(state, fields))
         self._shift.tell({"state": left, "rows_done": self.count.rows, "rows_failed": self.count.failed})
-        log.info("run left", run=self.view.id, state=left, rows_done=self.count.rows, rows_failed=self.count.failed, error=error)
+        log.info(
+            "run left",
+            run=self.view.id,
+            state=left,
+            rows_done=self.count.rows,
+            rows_failed=self.count.failed,
+            error=error,
+        )
         return left
 
     # --- before the first row ---------------------------------------------------------------
@@ -194,9 +203,7 @@ class Turn:
             self._sink(replace=True).discard()  # of a run of this id that was forgotten, or is to begin anew
         return self._sink(replace=kept.is_replacing or self.view.is_retry)
 
-    def _plan(
-        self, kept: str, source: Source, binding: Binding, published: spec.Published, producer: Producer
-    ) -> Plan:
+    def _plan(self, kept: str, source: Source, binding: Binding, published: spec.Published, producer: Producer) -> Plan:
         if kept and not self.view.is_fresh:
             return msgspec.json.decode(kept, type=Plan)
         group = self._aside(lambda: look(source, binding, published.spec.max_rows), "reads its first rows")
@@ -227,7 +234,7 @@ class Turn:
         pieces = Pieces(job_rows=plan.job_rows)
         courier = Courier(
             producer, request.model, run=self.view.id, round=round, version=self.view.version, pieces=pieces,
-            window=Window(published.limits, window_bytes=settings.window_bytes), throttle=Throttle(request.rate),
+            window=Window(published.limits, plan, window_bytes=settings.window_bytes), throttle=Throttle(request.rate),
         )  # fmt: skip
         writer = Writer(sink, self._lease, self.view.version)
         limit = settings.error_limit if request.error_limit < 0 else request.error_limit

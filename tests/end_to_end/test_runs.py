@@ -98,6 +98,10 @@ def kill_program(chosen: Settings, link: Link) -> None:
     os.kill(program_pid(link), signal.SIGKILL)
 
 
+def end_program(chosen: Settings, link: Link) -> None:
+    os.kill(program_pid(link), signal.SIGTERM)
+
+
 def kill_slot(chosen: Settings, link: Link) -> None:
     os.kill(int(roster.slots(link)["box/0"]["pid"]), signal.SIGKILL)
 
@@ -106,7 +110,7 @@ def kill_redis(chosen: Settings, link: Link) -> None:
     os.kill(Supervisor(chosen).redis().pid, signal.SIGKILL)
 
 
-def test_a_run_goes_on_after_kill_9_of_its_program_a_slot_and_redis(
+def test_a_run_goes_on_after_kill_9_of_its_program_a_slot_and_redis_and_after_term(
     pooled: Start, pool_link: Connect, inputs: Inputs
 ) -> None:
     # given
@@ -115,7 +119,7 @@ def test_a_run_goes_on_after_kill_9_of_its_program_a_slot_and_redis(
     source, x = inputs(16_000)
     run = submit(link, request(source, rate=4000.0))
     # when
-    for done, kill in ((2000, kill_program), (6000, kill_slot), (9000, kill_redis)):
+    for done, kill in ((1000, kill_program), (4000, kill_slot), (6000, end_program), (9000, kill_redis)):
         wait_until(lambda done=done: progress(link, run) >= done, f"{done} rows are written", timeout=30)
         kill(chosen, link)
     view = ended(link, run)
@@ -135,24 +139,6 @@ def progress(link: Link, run: str) -> int:
         return 0
 
 
-def test_a_program_that_is_told_to_end_leaves_its_run_to_the_next_one(
-    pooled: Start, pool_link: Connect, inputs: Inputs
-) -> None:
-    chosen = pooled(slots=1)
-    link = pool_link(chosen)
-    source, x = inputs(8_000)
-    run = submit(link, request(source, rate=4000.0))
-    wait_until(lambda: progress(link, run) >= 2000, "rows are written", timeout=30)
-    before = program_pid(link)
-    # when
-    os.kill(before, signal.SIGTERM)
-    # then
-    wait_until(lambda: [one.pid for one in runs.beats(link)] not in ([], [before]), "another program", timeout=20)
-    view = ended(link, run)
-    assert (view.state, view.rows_done) == ("done", 8_000), view.error
-    require_whole(chosen, source.with_name("output.parquet"), x)
-
-
 @pytest.mark.slow
 def test_20_kills_at_random_points_lose_no_row_and_write_none_twice(
     pooled: Start, pool_link: Connect, inputs: Inputs
@@ -160,17 +146,17 @@ def test_20_kills_at_random_points_lose_no_row_and_write_none_twice(
     chosen = pooled(slots=1)
     link = pool_link(chosen)
     source, x = inputs(100_000)
-    run = submit(link, request(source, rate=2000.0))
-    moments = random.Random(5)
+    run = submit(link, request(source, rate=1200.0))
+    moments, kills = random.Random(5), 0
     # when
     for kill in itertools.islice(itertools.cycle((kill_program, kill_slot, kill_program, kill_redis)), 20):
         time.sleep(moments.uniform(0.5, 3.0))  # any moment is as good
         wait_until(lambda: progress(link, run) >= 0 and is_whole(link), "Redis and the program are back", timeout=60)
-        if runs.view(link, run).is_final:
-            break
+        kills += not runs.view(link, run).is_final
         kill(chosen, link)
     view = ended(link, run, timeout=180)
     # then
+    assert kills == 20, "the run had ended before the last one"
     assert (view.state, view.rows_done, view.rows_failed) == ("done", 100_000, 0), view.error
     require_whole(chosen, source.with_name("output.parquet"), x)
 

@@ -56,8 +56,7 @@ def worked(redis_url: str) -> Iterator[Callable[..., None]]:
         def work() -> None:
             own = Link(redis_url)
             own.connect()
-            for name, value in fields.items():
-                own.call("HSET", keys.run(run.id), name, str(value))
+            own.call("HSET", keys.run(run.id), *(str(part) for pair in fields.items() for part in pair))
             own.close()
 
         threads.append(threading.Timer(0.05, work))

@@ -8,7 +8,7 @@ import click
 
 from broker.settings import Settings, load
 from operators import applied, audited
-from operators.desk import checking, reload
+from operators.desk import checking, reload, unapplied
 from operators.desk.cli import timeout
 from operators.desk.differences import Difference, plain, shown
 from operators.reach import reach
@@ -61,7 +61,7 @@ def diff(path: str | None, has_code: bool, is_json: bool) -> None:
     """Print how pool.toml differs from what the running pool was given, and what it takes to apply each difference."""
     settings = load(path)
     Supervisor(settings).require()
-    found = reload.compare(settings)
+    found = unapplied.compare(settings)
     print_json(found) if is_json else _print_differences(found)
     if found and has_code:
         raise SystemExit(1)
@@ -86,7 +86,7 @@ def reload_(path: str | None, is_dry: bool, timeout_s: float, reason: str, is_ag
     link = reach(settings)
     try:
         if not is_json:
-            _print_differences(reload.compare(settings))
+            _print_differences(unapplied.compare(settings))
         plan = reload.prepare(settings, link)
         if is_dry or not plan.differences:
             if is_json:

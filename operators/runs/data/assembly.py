@@ -34,9 +34,10 @@ class Assembly:
         """Leaves the parts where they are."""
         notes = list(self._manifest.notes().values())
         check_whole(notes, rows)
-        self._shelf.remove(STAGED)
         # A retry of failed rows puts together again what the same run made.
-        replace = self._replace or self._manifest.is_assembled()
+        replace = self._replace or self._manifest.is_assembled() or self._manifest.was_copied()
+        self._manifest.begin_again()
+        self._shelf.remove(STAGED)
         if self._shelf.is_folder:
             self._folder(notes, replace)
         else:
@@ -56,7 +57,10 @@ class Assembly:
         names = [
             note.name if self._kind == "parquet" else f"{note.name.partition('.')[0]}.{self._kind}" for note in notes
         ]
-        to = f"{self._shelf.parts}/{STAGED}" if self._shelf.is_local else self._shelf.final
+        to = f"{self._shelf.parts}/{STAGED}"
+        if not self._shelf.is_local:
+            to = self._shelf.final
+            self._shelf.make_way(replace=replace or self._manifest.is_begun())
         self._manifest.set_state("assembling")
         for note, name in zip(notes, names, strict=True):
             if self._kind != "parquet":

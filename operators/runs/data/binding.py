@@ -44,6 +44,7 @@ class Read(msgspec.Struct, frozen=True, eq=False):
     groups: tuple[Group, ...]
     errors: dict[int, str]
     keys: pa.Table
+    rows: int  # of the chunk; a table without key columns does not know
 
 
 class Binding(msgspec.Struct, frozen=True, eq=False):
@@ -71,7 +72,7 @@ class Binding(msgspec.Struct, frozen=True, eq=False):
             _note(errors, faults)
             rows = _good(chunk.rows, errors)
             groups = (Group(rows, [values[row] for row in rows.tolist()]),) if len(rows) else ()
-        return Read(groups, errors, keys)
+        return Read(groups, errors, keys, chunk.rows)
 
     def _keys(self, chunk: Chunk, errors: dict[int, str]) -> pa.Table:
         arrays = []

@@ -5,21 +5,27 @@ Good data takes a handful of calls whatever its length; rows are looked at one b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+_MOST_OFFSET = (1 << 31) - 1  # bytes that one array of binary or string can hold
 _TOGETHER = 32  # rows; in a shorter stretch that does not convert each is tried by itself
 _NOT_FINITE = frozenset({b"nan", b"inf", b"infinity"})
 
 
 def whole(column: pa.ChunkedArray) -> pa.Array:
     """One array, copied only where there were several."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(array, pa.ChunkedArray):  # a column without rows has no chunk
-        array = array.chunk(0) if array.num_chunks else pa.array([], array.type)
+    if isinstance(column, pa.ChunkedArray):
+        large = {pa.binary(): pa.large_binary(), pa.string(): pa.large_string()}
+        if column.type in large and column.nbytes > _MOST_OFFSET:
+            column = column.cast(large[column.type])
+        array = column.combine_chunks()
+    else:
+        array = column
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
@@ -61,18 +67,25 @@ def numbers(array: pa.Array, dtype: np.dtype[Any], what: str) -> tuple[NDArray[A
     return values, {row: f"{what}: {came[row].as_py()!r} is no {dtype}" for row in misfits} | faults
 
 
-def fitted(column: pa.ChunkedArray | pa.Array, kind: pa.DataType, what: str) -> tuple[pa.Array, dict[int, str]]:
-    """The column as `kind`, null where a value is none; row -> why. Nulls stay, and are no fault here."""
+def fitted(
+    column: pa.ChunkedArray | pa.Array, kind: pa.DataType, what: str, *, called: str = ""
+) -> tuple[pa.Array, dict[int, str]]:
+    """The column as `kind` (which is `called` so), null where a value is none; row -> why. Nulls stay, and are no fault here."""
     array = whole(column)
     if array.type == kind:
         return array, {}
     parts, faults = list[pa.Array](), dict[int, str]()
-    _search(array, 0, kind, what, parts, faults)
+    _search(array, 0, kind, lambda shown: f"{what}: {shown} is no {called or kind}", parts, faults)
     return (parts[0] if len(parts) == 1 else pa.concat_arrays(parts)), faults
 
 
 def _search(
-    array: pa.Array, start: int, kind: pa.DataType, what: str, parts: list[pa.Array], faults: dict[int, str]
+    array: pa.Array,
+    start: int,
+    kind: pa.DataType,
+    told: Callable[[str], str],
+    parts: list[pa.Array],
+    faults: dict[int, str],
 ) -> None:
     """Halves what does not convert as a whole, so that few bad values cost few casts."""
     try:
@@ -82,22 +95,22 @@ def _search(
         pass
     if len(array) > _TOGETHER:
         half = len(array) // 2
-        _search(array[:half], start, kind, what, parts, faults)
-        _search(array[half:], start + half, kind, what, parts, faults)
+        _search(array[:half], start, kind, told, parts, faults)
+        _search(array[half:], start + half, kind, told, parts, faults)
         return
     values = []
     for row, value in enumerate(array):
         try:
-            values.append(_cast(_trimmed(value), kind)[0])
+            values.append(_cast(pa.array([value.as_py()], array.type) if is_text(kind) else _trimmed(value), kind)[0])
         except (pa.ArrowException, UnicodeDecodeError):
             values.append(pa.scalar(None, kind))
-            faults[start + row] = f"{what}: {_shown(value)} is no {kind}"
+            faults[start + row] = told(_shown(value))
     parts.append(pa.array([value.as_py() for value in values], kind))
 
 
 def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
     """Bytes become numbers as the UTF-8 text they are."""
-    if is_text(array.type) and not pa.types.is_string(kind):
+    if is_text(array.type) and not is_text(kind):
         array = array.cast(pa.string())
         if pa.types.is_float16(kind):
             return array.cast(pa.float32()).cast(kind)
@@ -118,7 +131,7 @@ def _shown(value: pa.Scalar) -> str:
 
 def _written(texts: pa.Array, dtype: np.dtype[Any], what: str) -> tuple[NDArray[Any], dict[int, str]]:
     """Texts of numbers. One like 1e400 reads as infinity, and is no value of a float."""
-    array, faults = fitted(texts, _arrow(dtype), what)
+    array, faults = fitted(texts, _arrow(dtype), what, called=str(dtype))
     filled = array.fill_null(False if pa.types.is_boolean(array.type) else 0) if array.null_count else array
     values = filled.to_numpy(zero_copy_only=False)
     if dtype.kind == "f" and not (finite := np.isfinite(values)).all():

@@ -18,6 +18,7 @@ from operators.runs.data.files import Entry, Files
 from operators.runs.data.slices import Piece, after
 
 BLOCK_BYTES = 4 << 20  # a line must fit into one
+_HEADER_BYTES = 64 << 10
 _BOM = b"\xef\xbb\xbf"
 _END = "\x02 end of the file \x03"
 _UTF8, _LATIN1 = "utf8", "latin1"
@@ -30,6 +31,7 @@ class CsvFile:
     def __init__(self, files: Files, entry: Entry) -> None:
         self.entry = entry
         self._files = files
+        self._delimiter = self._sniffed()
         self.header = self._header()
 
     def sample(self, rows: int) -> pa.Table:
@@ -123,9 +125,16 @@ class CsvFile:
             ),
         )
 
-    @property
-    def _delimiter(self) -> str:
-        return "\t" if self.entry.suffix == ".tsv" else ","
+    def _sniffed(self) -> str:
+        """A tab for .tsv; a semicolon where the header has no comma, as where commas are decimal."""
+        if self.entry.suffix == ".tsv":
+            return "\t"
+        with self._files.opened(self.entry) as stream:
+            try:
+                header = bytes(unpacked(stream, self.entry).read(_HEADER_BYTES)).partition(b"\n")[0]
+            except (pa.ArrowException, OSError) as error:
+                raise self._broken(0, error) from None
+        return ";" if b";" in header and b"," not in header else ","
 
     def _broken(self, row: int, error: object) -> RunError:
         line = " ".join(str(error).split())[:200]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -13,6 +14,7 @@ from typing import Any
 import fsspec
 import msgspec
 import pyarrow as pa
+from fsspec.utils import glob_translate
 
 from broker.errors import RunError
 
@@ -49,9 +51,9 @@ class Files:
     def __init__(self, url: str) -> None:
         """Raises RunError when nothing is there, or the URL cannot be reached."""
         self.url = url
-        self._fs, root = reach(url)
+        self._fs, self._root = reach(url)
         with told(url, "read"):
-            self.entries = tuple(sorted(self._listed(root), key=lambda entry: entry.name))
+            self.entries = tuple(sorted(self._listed(self._root), key=lambda entry: entry.name))
         if not self.entries:
             raise RunError(f"input {url} holds no files; name a file, a folder or a glob that has some")
 
@@ -62,6 +64,19 @@ class Files:
     @property
     def size_bytes(self) -> int:
         return sum(entry.size for entry in self.entries)
+
+    def would_hold(self, url: str) -> bool:
+        """Whether a file written there would be one of these, or is one."""
+        files, path = reach(url)
+        if type(files) is not type(self._fs):
+            return False
+        root, path = self._root.rstrip("/"), path.rstrip("/")
+        pattern = re.compile(glob_translate(root))
+        return (
+            path == root
+            or path.startswith(f"{root}/")
+            or bool(pattern.match(path) or pattern.match(f"{path}/part-000000"))
+        )
 
     def fingerprint(self) -> str:
         """Digest of names, sizes and marks: modification times, or ETags where the store has them."""
@@ -101,7 +116,7 @@ class Files:
             )
 
     def _listed(self, root: str) -> list[Entry]:
-        if any(letter in root for letter in "*?["):
+        if any(letter in root for letter in "*?[") and not self._fs.exists(root):
             found = {path: info for path, info in self._fs.glob(root, detail=True).items() if info["type"] == "file"}
             base = os.path.dirname(root[: min(root.find(letter) for letter in "*?[" if letter in root)])
         elif self._fs.isdir(root):

@@ -73,6 +73,8 @@ def _type(values: list[Any]) -> pa.DataType:
 
 def _array(values: list[Any], field: pa.Field, errors: dict[int, str]) -> pa.Array:
     kind = field.type
+    if pa.types.is_null(kind):
+        kind = _type([value for value in values if value is not None])
     if pa.types.is_integer(kind) and any(type(value) is float for value in values):
         kind = pa.float64()  # the first lines held whole numbers only
     fitting: list[Any] = []

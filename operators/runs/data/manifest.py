@@ -107,6 +107,20 @@ class Manifest:
             return self._shelf.size(f"{self._shelf.final}/_manifest.json") >= 0
         return head.size == self._shelf.size(self._shelf.final) and self._was_renamed()
 
+    def was_copied(self) -> bool:
+        """Whether, in a store where a file is moved by copying it, the process died in between."""
+        head = self.head()
+        return (
+            head.state == "assembling"
+            and not (self._shelf.is_local or self._shelf.is_folder)
+            and head.size == self._shelf.size(self._shelf.final)
+        )
+
+    def begin_again(self) -> None:
+        """Of what was not finished, nothing counts: the staged file, by whose absence it is told, is about to go."""
+        if not self._shelf.is_folder and self.head().state == "assembling" and not self.is_assembled():
+            self.set_state("writing")
+
     def is_cleared(self) -> bool:
         """Whether it is assembled, and parts were being removed: they cannot make the output again."""
         return self.head().state == "cleared" and self.is_assembled()

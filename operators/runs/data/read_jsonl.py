@@ -18,7 +18,7 @@ from operators.runs.data.slices import Piece, after
 
 BLOCK_BYTES = 4 << 20
 MOST_LINE_BYTES = 256 << 20
-_SAMPLE_BYTES = 256 << 10
+_SAMPLE_BYTES = 1 << 20
 
 
 class JsonlReader:
@@ -71,6 +71,8 @@ def _parsed(block: bytes, wanted: pa.Schema) -> Piece:
     if not lines:
         return Piece(wanted.empty_table())
     try:
+        if any(pa.types.is_null(field.type) for field in wanted):
+            raise KeyError("of columns whose first values were null, each block tells the type")
         table = pjson.read_json(
             pa.BufferReader(block),
             read_options=pjson.ReadOptions(block_size=len(block) + 1, use_threads=False),

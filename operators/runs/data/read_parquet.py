@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pyarrow as pa
@@ -12,6 +13,8 @@ from broker.errors import RunError
 from operators.runs.data.agree import Agreement
 from operators.runs.data.files import Entry, Files
 from operators.runs.data.slices import Piece
+
+_READ_AT_ONCE = 8  # footers, where each is a request
 
 
 class Footer(msgspec.Struct, frozen=True):
@@ -32,12 +35,10 @@ class ParquetReader:
         self._files = files
         agreement = Agreement(files.url)
         footers = []
-        for entry in files.entries:
-            with files.opened(entry) as stream:
-                file = _open(stream, entry)
-                agreement.add(entry.path, file.schema_arrow)
-                counts = tuple(file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups))
-                footers.append(Footer(entry, counts))
+        with ThreadPoolExecutor(1 if files.is_local else _READ_AT_ONCE) as pool:
+            for schema, footer in pool.map(self._footer, files.entries):
+                agreement.add(footer.entry.path, schema)
+                footers.append(footer)
         self._footers = tuple(footers)
         self.schema: pa.Schema = agreement.schema
         self.rows: int = sum(footer.rows for footer in footers)
@@ -51,7 +52,7 @@ class ParquetReader:
                 skip -= footer.rows
                 continue
             with self._files.opened(footer.entry) as stream:
-                file = _open(stream, footer.entry)
+                file = self._open(stream, footer.entry)
                 for group, rows in enumerate(footer.groups):
                     if skip >= rows:
                         skip -= rows
@@ -59,18 +60,23 @@ class ParquetReader:
                     yield from _group(file, footer.entry, group, rows, skip, wanted, most)
                     skip = 0
 
+    def _footer(self, entry: Entry) -> tuple[pa.Schema, Footer]:
+        with self._files.opened(entry) as stream:
+            file = self._open(stream, entry)
+            counts = tuple(file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups))
+            return file.schema_arrow, Footer(entry, counts)
 
-def _open(stream: object, entry: Entry) -> pq.ParquetFile:
-    if entry.size == 0:
-        raise RunError(f"input {entry.path} is empty, 0 bytes, and no Parquet file; write it again or leave it out")
-    try:
-        # Not prebuffered: that would hold all columns of a row group at once, as they lie in the file.
-        return pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise RunError(
-            f"input {entry.path} is no whole Parquet file ({line}); write it again or leave it out"
-        ) from None
+    def _open(self, stream: object, entry: Entry) -> pq.ParquetFile:
+        if entry.size == 0:
+            raise RunError(f"input {entry.path} is empty, 0 bytes, and no Parquet file; write it again or leave it out")
+        try:
+            # Prebuffered are all columns of a row group, as they lie in the file: worth it where each read is a request.
+            return pq.ParquetFile(stream, pre_buffer=not self._files.is_local, page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:
+            line = " ".join(str(error).split())[:200]
+            raise RunError(
+                f"input {entry.path} is no whole Parquet file ({line}); write it again or leave it out"
+            ) from None
 
 
 def _group(

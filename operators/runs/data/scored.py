@@ -30,18 +30,19 @@ class Layout(msgspec.Struct, frozen=True, eq=False):
 
     def page(self, read: Read) -> Page:
         """An empty page for a chunk; the rows that could not be read have their errors already."""
-        return Page(self, read.keys, read.errors)
+        return Page(self, read)
 
 
 class Page:
     """The answers of one chunk. Each row gets either `put`, once, or `fail`; `rows` are places in the chunk."""
 
-    def __init__(self, layout: Layout, keys: pa.Table, errors: Mapping[int, str]) -> None:
+    def __init__(self, layout: Layout, read: Read) -> None:
         self._layout = layout
-        self._keys = keys
-        self._errors = dict(errors)
-        self._columns = [answer.column(keys.num_rows) for answer in layout.answers]
-        self._is_put = np.zeros(keys.num_rows, bool)
+        self._keys = read.keys
+        self._rows = read.rows
+        self._errors = dict(read.errors)
+        self._columns = [answer.column(read.rows) for answer in layout.answers]
+        self._is_put = np.zeros(read.rows, bool)
 
     @property
     def failed(self) -> dict[int, str]:
@@ -75,7 +76,7 @@ class Page:
             raise RunError(
                 f"{len(missing)} rows have no answer, the first is row {missing[0]} of its chunk; resume the run"
             )
-        rows = self._keys.num_rows
+        rows = self._rows
         failed = np.zeros(rows, bool)
         errors = pa.nulls(rows, pa.string())
         if self._errors:

@@ -142,6 +142,13 @@ class Shelf:
             _sync_folder(os.path.dirname(self.final))
             shutil.rmtree(f"{self.parts}/replaced", ignore_errors=True)
 
+    def make_way(self, *, replace: bool) -> None:
+        """Before files are copied to a folder of a store: what stands there goes, or is told to be in the way."""
+        self._refuse_taken(replace)
+        with told(self.url, "replace"):
+            if self._fs.exists(self.final):
+                self._fs.rm(self.final, recursive=True)
+
     def copy(self, name: str, to: str) -> None:
         """A file among the parts, under another path; by a second name of the same file where that can be."""
         path = f"{self.parts}/{name}"

@@ -75,6 +75,11 @@ class Source:
     def url(self) -> str:
         return self.files.url
 
+    def check_apart(self, output: str) -> None:
+        """Raises RunError when an output there would be part of this input, or over it: the next run would read it."""
+        if self.files.would_hold(output):
+            raise RunError(f"output {output} lies within the input {self.url}; write it to another place")
+
     def chunks(self, rows: int, *, first: int = 0, columns: Sequence[str] | None = None) -> Iterator[Chunk]:
         """Chunks of `rows` rows (the last may be shorter) from number `first` on; memory holds one or two of them.
 

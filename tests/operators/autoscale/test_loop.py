@@ -140,6 +140,20 @@ def test_on_auto_each_slot_gets_its_gpu_and_a_full_one_is_said(link: Link) -> No
     assert "auto:1 allows no more" in autoscale.decode(loop.told())["m"].refused
 
 
+def test_on_auto_a_driver_that_does_not_answer_starts_nothing(link: Link) -> None:
+    loop, view = scaler(settings(device="auto"), gpus=None), seen(link, ready(0, held=8))
+    learn(link)
+    wait_in_line(link, 2000)
+    loop.look(link, view, 10.0)
+    assert loop.actions(view) == []
+    assert "no NVIDIA driver has answered" in autoscale.decode(loop.told())["m"].refused
+
+
+def test_a_counter_that_is_garbled_costs_no_round(link: Link) -> None:
+    link.call("HSET", keys.counters("m"), "done", "many")
+    assert not scaler(settings()).look(link, seen(link, ready(0)), 10.0)
+
+
 def test_an_idle_slot_above_the_most_leaves_and_is_forgotten_once_it_has_ended(link: Link) -> None:
     loop = scaler(settings(scale=AutoscaleSettings(1, 1, 1.0)))
     view = seen(link, ready(0), ready(1, held=2), ready(2))
@@ -163,13 +177,13 @@ def test_a_slot_that_took_a_job_since_the_look_is_not_stopped(link: Link) -> Non
 
 def test_spares_and_slots_that_retire_are_not_counted_nor_stopped(link: Link) -> None:
     loop = scaler(settings(scale=AutoscaleSettings(1, 2, 1.0)))
-    asked = {0: Request("m", "max_jobs", 100, 0, phase="loading", spare=2)}
+    asked = {1: Request("m", "max_jobs", 101, 0, phase="loading", spare=2)}
     view = seen(link, ready(0), ready(1), ready(2), requests=asked)
     roster.want(link, "box", "m", 2)
     assert not loop.look(link, view, 10.0), "two count, and two there may be"
     loop = scaler(settings(scale=AutoscaleSettings(1, 1, 1.0)))
     loop.look(link, view, 10.0)
-    assert [one.number for one in loop.actions(view)] == [1, 1, 1]
+    assert [one.number for one in loop.actions(view)] == [0, 0, 0]
 
 
 def test_an_operator_s_word_stands_before_pool_toml(link: Link) -> None:

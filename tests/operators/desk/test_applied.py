@@ -10,7 +10,7 @@ from broker import settings
 from broker.errors import ConfigError
 from broker.settings import ENV_APPLIED, ENV_CONFIG, load
 from operators import applied
-from operators.desk import reload
+from operators.desk import unapplied
 
 GOOD = '[pool]\nhost = "box"\n[slot]\nlease_s = 7.0\n[models.tiny]\nartifact = "tiny"\n'
 
@@ -70,7 +70,7 @@ def test_a_reload_that_died_halfway_is_still_seen_and_can_be_done_again_or_taken
     assert as_a_slot(file).slot.lease_s == 8.0
     for text in (GOOD, new):  # slots may run with either: neither is what the pool as a whole runs with
         file.write_text(text)
-        assert [one.key for one in reload.compare(settings.load(str(file), environ={}))] == ["slot.lease_s"]
+        assert [one.key for one in unapplied.compare(settings.load(str(file), environ={}))] == ["slot.lease_s"]
     # when
     applied.begin(chosen, newer)
     applied.give_up(chosen)
@@ -79,4 +79,4 @@ def test_a_reload_that_died_halfway_is_still_seen_and_can_be_done_again_or_taken
     applied.finish(chosen)
     # then
     file.write_text(newer)
-    assert reload.compare(settings.load(str(file), environ={})) == ()
+    assert unapplied.compare(settings.load(str(file), environ={})) == ()

@@ -43,14 +43,14 @@ def add_model(folder: Path, name: str) -> str:
     return f'[models.{name}]\nartifact = "{name}"\n'
 
 
-def interrupted(file: Path, condition: Callable[[], bool]) -> subprocess.CompletedProcess[str]:
-    """`penstock restart`, with Ctrl-C as soon as the condition holds."""
+def interrupted(file: Path, by: signal.Signals, condition: Callable[[], bool]) -> subprocess.CompletedProcess[str]:
+    """`penstock restart`, with a signal as soon as the condition holds."""
     process = subprocess.Popen(
         [sys.executable, "-m", "operators.cli", "restart"], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PENSTOCK_CONFIG": str(file)},
     )  # fmt: skip
     wait_until(condition)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(by)
     out, err = process.communicate(timeout=60)
     return subprocess.CompletedProcess([], process.returncode, out, err)
 
@@ -79,9 +79,13 @@ def test_a_file_is_refused_whole_or_applied_to_what_it_concerns(running: Supervi
     # when
     file.write_text(good + added)
     before = pids(running)
+    early = penstock("scale", "small", "1", config=file)
     shown = penstock("config", "diff", "--exit-code", config=file)
     answer = penstock("config", "reload", "--reason", "more of it", config=file)
     # then
+    assert (
+        early.stderr == "error: the running pool does not know small yet; `penstock config reload` applies pool.toml\n"
+    )
     assert (shown.returncode, shown.stdout) == (1, "models.small: new  (slots of small come or go)\n")
     assert (answer.returncode, answer.stdout.splitlines()[-1]) == (0, f"applied {file}: started slot 2"), answer.stderr
     assert pids(running).items() > before.items()
@@ -102,6 +106,7 @@ def test_a_model_that_is_removed_is_drained_once_that_was_agreed(running: Superv
     asked = penstock("config", "reload", config=file)
     assert (asked.returncode, list(pids(running))) == (2, [0, 1, 2])
     assert "give --yes" in asked.stderr
+    assert "the pool runs with other settings than pool.toml: models.small" in penstock("doctor", config=file).stdout
     answer = penstock("config", "reload", "--yes", config=file)
     assert answer.stdout.splitlines()[-1] == f"applied {file}: drained slot 2"
     assert list(pids(running)) == [0, 1]
@@ -139,11 +144,14 @@ def test_a_restart_whose_slot_cannot_load_leaves_the_rest_alone(running: Supervi
 
 
 @pytest.mark.slow
-def test_a_restart_that_is_interrupted_leaves_the_pool_whole(running: Supervisor, file: Path) -> None:
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGHUP])
+def test_a_restart_that_is_interrupted_leaves_the_pool_whole(
+    running: Supervisor, file: Path, by: signal.Signals
+) -> None:
     # given a spare that takes its time
     (running.settings.var / "slot-2.backing-off").touch()
     before, link = pids(running), reach(running.settings)
-    command = interrupted(file, lambda: bool(overlap.requests(link, "box")) and 2 in pids(running))
+    command = interrupted(file, by, lambda: bool(overlap.requests(link, "box")) and 2 in pids(running))
     # then
     assert (command.returncode, command.stderr.splitlines()[-1]) == (130, "interrupted")
     assert "stopped at slot 0 of tiny; left alone: slot 1" in command.stderr

@@ -83,6 +83,17 @@ def test_cuda_visible_devices_hides_gpus_from_placement_too(ask: Ask) -> None:
     assert ask(SEVERAL, VISIBLE, CUDA_VISIBLE_DEVICES="") == []
 
 
+def test_numbers_in_cuda_visible_devices_are_refused_where_cuda_may_count_otherwise(ask: Ask) -> None:
+    mixed = SEVERAL.replace("GPU-bb H200", "GPU-bb A10")
+    caught = (
+        VISIBLE.replace("print(", "try:\n    print(")
+        + "except Exception as error:\n    print(json.dumps(str(error)))\n"
+    )
+    assert "GPUs of several kinds" in ask(mixed, caught, CUDA_VISIBLE_DEVICES="1")
+    assert ask(mixed, caught, CUDA_VISIBLE_DEVICES="1", CUDA_DEVICE_ORDER="PCI_BUS_ID") == ["GPU-bb"]
+    assert ask(mixed, caught, CUDA_VISIBLE_DEVICES="GPU-bb") == ["GPU-bb"]
+
+
 PLACE = """\
 import json, sys
 from broker.roster import Assignment

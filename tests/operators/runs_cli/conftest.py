@@ -12,8 +12,11 @@ import pytest
 from broker import keys, run_lease, spec
 from broker.connection import Link
 from broker.queue import Queue
+from broker.rq_redis import rq_client
+from broker.settings import Settings, load
 from broker.spec import Limits, ModelSpec, TensorSpec
 from operators.cli import main
+from operators.runs.worker import Redis
 
 MODEL = "double"
 HOST = "box"
@@ -82,6 +85,26 @@ def beat(link: Link, host: str) -> None:
 
 
 def stands(link: Link, run: str, **fields: object) -> None:
-    """Makes a run look so, as the program that works it would."""
-    for name, value in fields.items():
-        link.call("HSET", keys.run(run), name, str(value))
+    """Makes a run look so, as the program that works it would: all at once."""
+    link.call("HSET", keys.run(run), *(str(part) for pair in fields.items() for part in pair))
+
+
+@pytest.fixture
+def connection(link: Link, redis_url: str) -> Iterator[Redis]:
+    connection = rq_client(redis_url)
+    yield connection
+    connection.flushall()  # RQ's own keys live for ever
+    connection.close()
+
+
+@pytest.fixture
+def settings(config: Path, rows: Path) -> Settings:
+    """Nightly at 13:00, of a day's file."""
+    config.write_text(
+        config.read_text()
+        + f'[schedules.nightly]\ncron = "0 13 * * *"\ninput = "day-{{date}}.parquet"\nmodel = "{MODEL}"\n'
+        'output = "scored-{date}.parquet"\nmapping = "map.toml"\n'
+    )
+    (config.parent / "map.toml").write_text('[inputs]\nx = "f*"\n')
+    rows.rename(config.parent / "day-2026-03-01.parquet")
+    return load()

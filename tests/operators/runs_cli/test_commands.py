@@ -23,7 +23,8 @@ def make(link: Link, name: str = "one", **fields: object) -> str:
     )
     id = runs.run_id(request, "print", "1")
     runs.submit(link, request, id, version="1", fingerprint="print")
-    stands(link, id, **fields)
+    if fields:
+        stands(link, id, **fields)
     return id
 
 

@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -16,16 +15,15 @@ from rq.serializers import JSONSerializer
 
 from broker import keys, runs, schedules
 from broker.connection import Link
-from broker.errors import ConfigError, RunError
-from broker.rq_redis import rq_client
-from broker.runs import Request
-from broker.settings import Settings, load
-from operators.runs import clean, scheduled
+from broker.errors import RunError
+from broker.settings import Settings
+from operators.runs import clean, scheduled, tasks
+from operators.runs.enqueue import Enqueuer
 from operators.runs.job import AllowedJob
 from operators.runs.schedule import ANSWER_S, LOOK_S, Redis, Schedules
 from operators.runs.shift import Shift, shift
 from operators.runs.worker import make_queue, make_worker, queue_names
-from tests.operators.runs_cli.conftest import MODEL, Penstock, stands
+from tests.operators.runs_cli.conftest import Penstock
 
 NOON = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)
 Make = Callable[..., Schedules]
@@ -33,27 +31,6 @@ Make = Callable[..., Schedules]
 
 def at(hour: int, minute: int = 0, day: int = 1) -> datetime:
     return datetime(2026, 3, day, hour, minute, 5, tzinfo=UTC)
-
-
-@pytest.fixture
-def connection(link: Link, redis_url: str) -> Iterator[Redis]:
-    connection = rq_client(redis_url)
-    yield connection
-    connection.flushall()  # RQ's own keys live for ever
-    connection.close()
-
-
-@pytest.fixture
-def settings(config: Path, rows: Path) -> Settings:
-    """Nightly at 13:00, of a day's file."""
-    config.write_text(
-        config.read_text()
-        + f'[schedules.nightly]\ncron = "0 13 * * *"\ninput = "day-{{date}}.parquet"\nmodel = "{MODEL}"\n'
-        'output = "scored-{date}.parquet"\nmapping = "map.toml"\n'
-    )
-    (config.parent / "map.toml").write_text('[inputs]\nx = "f*"\n')
-    rows.rename(config.parent / "day-2026-03-01.parquet")
-    return load()
 
 
 @pytest.fixture
@@ -189,6 +166,22 @@ def test_a_task_that_waits_in_its_queue_is_left_there(scheduler: Make, connectio
     assert len(queued(connection)) == 1
 
 
+def test_a_run_of_hours_lets_a_schedules_task_go_first(
+    scheduler: Make, settings: Settings, connection: Redis, link: Link
+) -> None:
+    # given: the thread that tells the run at work who waits
+    enqueuer = Enqueuer(settings, link=link, connection=connection, name="runs_00", task=tasks.score)
+    one = scheduler()
+    one.tick(NOON)
+    enqueuer.look()
+    assert enqueuer.waiting() == ()
+    # when
+    one.tick(at(13))
+    enqueuer.look()
+    # then
+    assert enqueuer.waiting() == ("high",)
+
+
 def test_rqs_own_tools_see_the_scheduler_and_its_next_time(scheduler: Make, connection: Redis) -> None:
     one = scheduler("box/runs_00")
     one.tick(NOON)
@@ -216,21 +209,6 @@ def test_the_worker_of_runs_does_the_task(
     (view,) = runs.views(link)
     assert schedules.read(link)["nightly"].said == schedules.Said(int(at(13).timestamp()) - 5, run=view.id)
     assert view.request.user == "schedule nightly"
-
-
-def test_the_task_submits_the_run_of_its_day_from_where_pool_toml_stands(settings: Settings, link: Link) -> None:
-    # when
-    due_s = int(at(13).timestamp())
-    id = scheduled.submit_for(settings, link, "nightly", due_s)
-    # then
-    request = runs.view(link, id).request
-    root = Path(settings.path).parent
-    assert request.input == str(root / "day-2026-03-01.parquet")
-    assert request.output == str(root / "scored-2026-03-01.parquet")
-    assert (request.user, request.host, request.mapping) == ("schedule nightly", "box", {"inputs": {"x": ["f*"]}})
-    # and: done twice it does the same once
-    assert scheduled.submit_for(settings, link, "nightly", due_s) == id
-    assert len(runs.views(link)) == 1
 
 
 def test_what_is_wrong_with_a_schedule_is_seen_where_schedules_are_listed(
@@ -263,47 +241,3 @@ def test_every_host_cleans_up_once_a_day(settings: Settings, connection: Redis, 
     (id,) = queued(connection)
     assert id == "cron-clean-up-of-box-20260302T0330Z"
     assert AllowedJob.fetch(id, connection=connection, serializer=JSONSerializer).func is clean.clean
-
-
-def test_what_ended_runs_left_goes_when_nobody_can_come_back_for_it(
-    settings: Settings, link: Link, tmp_path: Path
-) -> None:
-    # given: parts of four runs
-    hour_ms, now_ms = 3_600_000, int(schedules.now_s(link) * 1000)
-    kept = {}
-    for name, state, hours, host in (
-        ("done", "done", 2, "box"), ("failing", "done_with_errors", 2, "box"), ("old", "failed", 13 * 24, ""),
-        ("elsewhere", "done", 2, "other"), ("working", "running", 0, "box"),
-    ):  # fmt: skip
-        request = Request(input="/in.csv", output=str(tmp_path / f"{name}.csv"), model=MODEL, host=host)
-        id = runs.run_id(request, "", "1")
-        runs.submit(link, request, id, version="1")
-        stands(link, id, state=state, ended_ms=now_ms - hours * hour_ms)
-        kept[name] = tmp_path / f"{name}.csv.run-{id}"
-        kept[name].mkdir()
-        (kept[name] / "head.json").write_text("{}")
-    # when
-    clean.tidy(settings, link)
-    # then
-    assert [name for name, path in kept.items() if path.exists()] == ["failing", "elsewhere", "working"]
-
-
-@pytest.mark.parametrize(
-    ("cron", "says"),
-    [
-        ("61 * * * *", 'has "61" as its minute'),
-        ("* * * * mo", 'has "mo" as its weekday'),
-        ("5-1 * * * *", 'has "5-1" as its minute'),
-        ("*/0 * * * *", 'has "*/0" as its minute'),
-        ("@daily", "must be five fields"),
-    ],
-)
-def test_a_cron_line_that_can_never_be_due_is_refused_when_pool_toml_is_read(
-    config: Path, cron: str, says: str
-) -> None:
-    config.write_text(
-        config.read_text() + f'[schedules.n]\ncron = "{cron}"\ninput = "a"\nmodel = "{MODEL}"\noutput = "b"\n'
-    )
-    with pytest.raises(ConfigError, match=r"\[schedules\.n\]") as error:
-        load()
-    assert says in str(error.value)

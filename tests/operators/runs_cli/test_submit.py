@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +13,6 @@ from broker import audit, runs, spec
 from broker.connection import Link
 from broker.spec import Limits, ModelSpec, TensorSpec
 from tests.operators.runs_cli.conftest import MODEL, Penstock, beat, stands
-from tests.wait import wait_until
 
 
 def test_a_run_is_taken_in_with_absolute_paths_and_its_id_is_all_of_stdout(
@@ -186,59 +184,6 @@ def test_without_a_program_that_works_runs_it_waits_and_says_so(
     code, _, err = penstock("run", "submit", rows, "--model", MODEL, "--map", "x=f*", "--output", tmp_path / "o.csv")
     assert code == 0
     assert "warning: no program works runs now, so it waits: `penstock up`" in err
-
-
-@pytest.mark.parametrize(
-    ("state", "fields", "code", "says"),
-    [
-        ("done", {}, 0, "done: 250 rows"),
-        ("done_with_errors", {"rows_failed": 2}, 2, "done: 250 rows, 2 failed"),
-        ("failed", {"error": "no space left"}, 1, "failed: no space left"),
-        ("cancelled", {}, 1, "cancelled"),
-    ],
-)
-def test_who_waits_is_told_how_it_ended_by_the_exit_code(
-    penstock: Penstock, program: None, link: Link, rows: Path, tmp_path: Path, redis_url: str,
-    state: str, fields: dict[str, object], code: int, says: str,
-) -> None:  # fmt: skip
-    # given: somebody who works the run
-    def work() -> None:
-        with_own = Link(redis_url)
-        with_own.connect()
-        (view,) = wait_until(lambda: runs.views(with_own), "there is a run")
-        stands(with_own, view.id, rows_total=250, rows_done=250, started_ms=1, ended_ms=2001, state=state, **fields)
-        with_own.close()
-
-    worker = threading.Thread(target=work)
-    worker.start()
-    # when
-    found = penstock("run", "submit", rows, "--model", MODEL, "--map", "x=f*", "--output", tmp_path / "o.csv", "--wait")
-    worker.join()
-    # then
-    assert found[0] == code
-    assert says in found[1]
-
-
-def test_who_waits_no_longer_leaves_the_run_alone(
-    penstock: Penstock, program: None, link: Link, rows: Path, tmp_path: Path
-) -> None:
-    code, _, err = penstock(
-        "run",
-        "submit",
-        rows,
-        "--model",
-        MODEL,
-        "--map",
-        "x=f*",
-        "--output",
-        tmp_path / "o.csv",
-        "--wait",
-        "--timeout",
-        "0.1",
-    )
-    assert code == 1
-    assert "did not end within 0.1 s (queued, 0 rows done); it goes on" in err
-    assert runs.views(link)[0].state == "queued"
 
 
 def test_a_mapping_file_says_the_same_as_the_words(

@@ -56,7 +56,7 @@ def test_as_many_numeric_columns_as_the_row_has_values_are_the_input() -> None:
     assert (group.inputs["x"].dtype, group.inputs["x"].flags.c_contiguous) == (np.float32, True)
     assert group.rows.tolist() == [0, 1, 2]
     assert found.keys.to_pydict() == {"id": [10, 11, 12]}
-    assert found.errors == {}
+    assert (found.errors, found.rows) == ({}, 3)
 
 
 def test_a_column_of_the_inputs_name_is_the_input() -> None:
@@ -136,20 +136,21 @@ def test_models_of_bytes_and_text_take_the_column_that_has_them(takes: str, kind
 
 
 def test_text_that_is_no_utf8_is_an_error_of_its_row() -> None:
-    found = read(pa.table({"text": pa.array([b"fine", b"\xff"], pa.binary())}), model(takes="text"), Mapping())
+    found = read(pa.table({"text": pa.array([b" fine ", b"\xff"], pa.binary())}), model(takes="text"), Mapping())
 
+    assert found.groups[0].inputs == [" fine "]
     assert found.errors == {1: r"column 'text': '\\xff' is no string"}
 
 
 def test_files_keep_their_path_unless_keys_are_named(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"pixels")
+    (tmp_path / "a.png").write_bytes(b" \xff\x00 pixels")
     source = open_source(str(tmp_path))
     binding = bind(Mapping(), source.schema, model(takes="bytes"))
 
     found = binding.read(next(iter(source.chunks(10, columns=binding.columns))))
 
     assert found.keys.to_pydict() == {"path": ["a.png"]}
-    assert found.groups[0].inputs == [b"pixels"]
+    assert found.groups[0].inputs == [b" \xff\x00 pixels"]
 
 
 # --- what is refused before the first row ----------------------------------------------------
@@ -239,7 +240,7 @@ def test_values_outside_the_manifests_bounds_cost_their_rows() -> None:
     assert set(found.errors) == {1, 2, 3}
     assert "NaN" in found.errors[1]
     ragged = TensorSpec("x", "float32", ("n",), maximum=9)
-    found = read(pa.table({"x": [[1.0], [1.0, 10.0], [], [2.0]]}), model(ragged), Mapping())
+    found = read(pa.table({"x": [[1.0], [10.0, 1.0], [], [2.0]]}), model(ragged), Mapping())
     assert set(found.errors) == {1, 2}
 
 
@@ -267,7 +268,7 @@ def test_a_wrong_value_far_into_a_csv_costs_its_row_and_is_told_with_its_number(
         8: "column 'x': '1e400' is no float32",
         9: "column 'x' is null",
         500_000: "key column 'id': 'many' is no int64",
-        wrong: "column 'x': 'abc' is no float",
+        wrong: "column 'x': 'abc' is no float32",
     }
     assert good == rows - len(errors)
     assert keys == sum(range(0, rows, 65_536))
@@ -282,6 +283,13 @@ def test_keys_written_oddly_in_a_csv_come_out_as_they_went_in(tmp_path: Path) ->
     )
 
     assert found.keys.to_pydict() == {"zip": ["00501", "10115"], "price": ["1.50", "2.00"]}
+
+
+def test_keys_that_occur_twice_are_carried_along() -> None:
+    found = read(pa.table({"id": [7, 7], "x": [1.0, 2.0]}), model(TensorSpec("x", "float32")))
+
+    assert found.keys["id"].to_pylist() == [7, 7]
+    assert found.errors == {}
 
 
 # --- mappings as words and TOML --------------------------------------------------------------

@@ -213,3 +213,30 @@ def test_a_folder_of_images_is_a_row_per_file_and_one_that_went_away_costs_its_r
     assert chunk.table["content"].to_pylist() == [b"a.png", None, b"sub/c.png"]
     assert list(chunk.errors) == [1]
     assert "b.png is not there" in chunk.errors[1]
+
+
+def test_a_column_whose_first_values_are_null_has_the_type_of_later_ones(tmp_path: Path) -> None:
+    lines = ['{"x": null, "y": 1}'] * 80_000 + ['{"x": 2.5, "y": 1}', '{"x": "two", "y": 1}', '{"x": 3, "y": 1}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+
+    last = list(open_source(str(tmp_path / "a.jsonl")).chunks(80_000))[-1]
+
+    assert last.table["x"].to_pylist() == [2.5, None, 3]
+    assert list(last.errors) == [1]
+
+
+def test_semicolons_part_values_where_the_header_has_no_comma(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id;name\n1;a,b\n")
+
+    (chunk,) = open_source(str(tmp_path / "a.csv")).chunks(5)
+
+    assert chunk.table.to_pylist() == [{"id": b"1", "name": b"a,b"}]
+
+
+def test_a_cut_packed_file_names_itself(tmp_path: Path) -> None:
+    with pa.CompressedOutputStream(str(tmp_path / "a.csv.gz"), "gzip") as packed:
+        packed.write(b"id,x\n" + b"".join(b"%d,%d\n" % (i, i * 7919 % 10007) for i in range(100_000)))
+    (tmp_path / "a.csv.gz").write_bytes((tmp_path / "a.csv.gz").read_bytes()[:100_000])
+
+    with pytest.raises(RunError, match=r"a\.csv\.gz cannot be read as CSV after its row"):
+        list(open_source(str(tmp_path / "a.csv.gz")).chunks(1000))

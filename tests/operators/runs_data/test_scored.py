@@ -32,7 +32,8 @@ VECTOR = model(TensorSpec("y", "float32", (3,)))
 
 
 def read(rows: int, **errors: str) -> Read:
-    return Read((), {int(row[1:]): text for row, text in errors.items()}, pa.table({"id": range(rows)}, schema=KEYS))
+    keys = pa.table({"id": range(rows)}, schema=KEYS)
+    return Read((), {int(row[1:]): text for row, text in errors.items()}, keys, rows)
 
 
 def scored(made: Layout, outputs: dict[str, Any], rows: int = 2) -> list[dict[str, Any]]:
@@ -128,6 +129,14 @@ def test_values_of_a_postprocess_become_text_or_their_fields(outputs: Any, wante
     )
 
     assert [tuple(row.values())[1:-2] for row in page.table("v1").to_pylist()] == wanted
+
+
+def test_without_key_columns_there_are_as_many_rows() -> None:
+    page = layout(VECTOR, "auto", pa.schema([])).page(Read((), {}, pa.schema([]).empty_table(), 3))
+
+    page.put(np.arange(3), {"y": np.eye(3, dtype=np.float32)})
+
+    assert page.table("v1")["prediction"].to_pylist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("spec", "outputs", "words"), [

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from broker.errors import RunError
 from operators.runs.data.sink import Sink, open_sink
@@ -260,43 +261,51 @@ def dying_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         for name in ("rename", "replace", "link", "unlink", "fsync", "remove", "rmdir"):
             patched.setattr(os, name, counted(getattr(os, name)))
         patched.setattr(shutil, "rmtree", counted(shutil.rmtree))
+        for name in ("pipe_file", "cp_file", "_rm"):
+            patched.setattr(MemoryFileSystem, name, counted(getattr(MemoryFileSystem, name)))
         yield made
 
 
+@pytest.mark.parametrize("store", ["", "memory://"])
 @pytest.mark.parametrize("name", ["out.parquet", "folder/"])
 def test_a_run_that_dies_at_any_step_goes_on_and_its_output_is_whole(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, name: str, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted = set[str]()  # as Redis does that a run is done
 
     def work(url: str) -> None:
         sink = open_sink(url, run="abc", replace=url in noted)
-        if url not in noted and not sink.is_assembled:
+        if url not in noted:
             for place, index in enumerate((0, 300)):  # whose notes stand in two files
-                if index not in sink.finished():
+                if not sink.is_assembled and index not in sink.finished():
                     sink.write(index, part(place), first_row=place * 10)
             sink.assemble(rows=20)
         noted.add(url)
         sink.discard()
 
+    def found(url: str) -> list[dict[str, Any]]:
+        files, path = fsspec.core.url_to_fs(url.rstrip("/"))
+        rows: list[dict[str, Any]] = pq.read_table(path, filesystem=files).to_pylist()
+        return rows
+
     step, is_over = 0, False
     while not is_over:
         step += 1
-        folder = tmp_path / str(step)
-        folder.mkdir()
-        url = f"{folder}/{name}"
+        (tmp_path / str(step)).mkdir()
+        url = f"{store}{tmp_path}/{step}/{name}"
+        files, folder = fsspec.core.url_to_fs(url.rpartition(f"/{name}")[0])
         with dying_at(step, monkeypatch):
             try:
                 work(url)
                 is_over = True
             except Died:
-                if Path(url).is_file() and name.endswith(".parquet"):
-                    assert pq.read_table(url).to_pylist() == expected(2)
+                if files.exists(f"{folder}/{name}" + ("_manifest.json" if name.endswith("/") else "")):
+                    assert found(url) == expected(2), step
         if not is_over:
             work(url)
-        assert pq.read_table(url.rstrip("/")).to_pylist() == expected(2), step
-        assert beside(folder) == [name.rstrip("/")], step
-    assert step > 20
+        assert found(url) == expected(2), step
+        assert [path.rpartition("/")[2] for path in files.ls(folder, detail=False)] == [name.rstrip("/")], step
+    assert step > 10
 
 
 # --- other stores ----------------------------------------------------------------------------

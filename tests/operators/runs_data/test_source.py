@@ -201,7 +201,7 @@ def test_a_file_that_changed_or_went_away_between_two_openings_ends_the_reading(
     path.write_bytes(content)  # the same bytes, written anew
     os.utime(path, ns=(1, 1))
     with pytest.raises(RunError, match="changed since the run began"):
-        list(source.chunks(100))
+        next(source.chunks(100))
     assert open_source(str(path)).fingerprint != before
 
     path.unlink()
@@ -240,3 +240,24 @@ def test_chunks_of_large_rows_may_be_few(tmp_path: Path) -> None:
     assert source.fitting_rows(10_000, most=4096) == 10
     assert source.fitting_rows(100, most=4096) == 1
     assert source.fitting_rows(1 << 30, most=4096) == 4096
+
+
+def test_an_output_within_the_input_is_refused(tmp_path: Path) -> None:
+    pq.write_table(table(5), tmp_path / "a.parquet")
+    (tmp_path / "b").mkdir()
+
+    for url, output in (
+        (f"{tmp_path}/a.parquet", f"{tmp_path}/a.parquet"),
+        (f"{tmp_path}", f"{tmp_path}/out.parquet"),
+        (f"{tmp_path}/", f"file://{tmp_path}/b/out/"),
+        (f"{tmp_path}/*.parquet", f"{tmp_path}/out.parquet"),
+    ):
+        with pytest.raises(RunError, match="lies within the input"):
+            open_source(url).check_apart(output)
+    for url, output in (
+        (f"{tmp_path}/a.parquet", f"{tmp_path}/out.parquet"),
+        (f"{tmp_path}/*.parquet", f"{tmp_path}/b/out.parquet"),
+        (f"{tmp_path}/*.parquet", f"{tmp_path}/out.csv"),
+        (str(tmp_path), f"memory:/{tmp_path}/out.parquet"),
+    ):
+        open_source(url).check_apart(output)

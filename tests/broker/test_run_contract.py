@@ -80,7 +80,7 @@ def test_a_failed_run_that_is_submitted_again_goes_on_and_a_cancelled_one_begins
         assert link.call("PTTL", keys.run(state)) == -1
 
 
-def test_a_full_redis_refuses_new_runs_and_takes_notes_of_those_under_way(link: Link, redis_server: Any) -> None:
+def test_a_full_redis_refuses_new_runs_and_takes_notes_of_those_under_way(link: Link) -> None:
     submitted(link)
     link.call("CONFIG", "SET", "maxmemory", 1)
     assert "OOM" in str(link.call_all([("SET", "probe", "x")])[0])
