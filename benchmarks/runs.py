@@ -93,7 +93,7 @@ def one_run(pool: Pool, source: Path, target: Path) -> Run:
             break
         if time.monotonic() - began > LONGEST_S:
             raise RuntimeError(f"run {id} did not end in {LONGEST_S:g} s: {view}")
-        if view.state == "running":
+        if view.rows_done:  # from its first part on: what it opens and plans with before is no growth
             for name, pid in pids.items():
                 memory[name].append(rss_mb(pid))
         time.sleep(LOOK_S)

@@ -6,44 +6,26 @@ What only the programs that work runs say stands in `run_lease`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
-from typing import Any, Literal, TypeAlias
+from contextlib import suppress
+from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
 from broker import keys
 from broker.connection import Arg, Link, ResponseError, is_out_of_memory
-from broker.errors import RunError
+from broker.errors import InvalidInput, RunError
+from broker.run_request import PRIORITIES as PRIORITIES
+from broker.run_request import Priority as Priority
+from broker.run_request import Request as Request
+from broker.run_request import decode
+from broker.run_request import run_id as run_id
 
 State: TypeAlias = Literal["queued", "running", "paused", "done", "done_with_errors", "failed", "cancelled"]
-Priority: TypeAlias = Literal["high", "normal", "low"]
 IfExists: TypeAlias = Literal["resume", "fail", "overwrite"]
 Ask: TypeAlias = Literal["pause", "resume", "cancel", "retry"]
 
-PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
 FINAL: frozenset[str] = frozenset({"done", "done_with_errors", "failed", "cancelled"})
 KEEP_MS = 14 * 24 * 3_600_000  # how long a run that is cancelled while nobody works it is remembered
-
-
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked for. `input` and `output` are absolute paths or URLs. 0 and "" mean: as the runs program sees fit.
-
-    `mapping` is the mapping's JSON-able form. `error_limit`: failed rows that end the run, -1 the host's setting. `rate`: rows
-    a second, 0 as many as go. `host`: the one whose programs may work it, because its paths are there; "" any.
-    """
-
-    input: str
-    output: str
-    model: str
-    mapping: dict[str, Any] = {}
-    output_kind: str = ""
-    input_kind: str = ""
-    rows_per_job: int = 0
-    error_limit: int = -1
-    rate: float = 0.0
-    priority: Priority = "normal"
-    user: str = ""
-    host: str = ""
 
 
 class View(msgspec.Struct, frozen=True):
@@ -103,13 +85,6 @@ class Beat(msgspec.Struct, frozen=True):
     at_ms: int
 
 
-def run_id(request: Request, fingerprint: str, version: str) -> str:
-    """12 hex digits: the same input, model version, mapping and output are the same run, so that a retried pipeline attaches."""
-    said = [request.input, request.input_kind, fingerprint, request.model, version, request.output, request.output_kind]
-    body = msgspec.json.encode([said, request.mapping], order="sorted")
-    return blake2b(body, digest_size=6).hexdigest()
-
-
 def submit(
     link: Link, request: Request, run: str, *, if_exists: IfExists = "resume", version: str = "", fingerprint: str = ""
 ) -> tuple[View, bool]:
@@ -117,11 +92,14 @@ def submit(
 
     There is one already: with "resume" that one (one that failed or was cancelled goes on, under what this request says of limits,
     rate and priority), with "overwrite" it begins anew, with "fail" RunError. Raises RunError too for one that is to begin anew
-    while it is worked, and when Redis is full.
+    while it is worked, when another run is to write the same output, and when Redis is full.
     """
-    args: list[Arg] = [run, keys.run(run, "_lease"), if_exists, msgspec.json.encode(request), version, fingerprint]
+    args: list[Arg] = [
+        run, keys.run(run, "_lease"), if_exists, msgspec.json.encode(request), version, fingerprint,
+        request.output.rstrip("/"), keys.run(""),
+    ]  # fmt: skip
     try:
-        verdict, state = map(bytes.decode, link.script("run_submit", [keys.run(run), keys.runs()], args))
+        verdict, state, *by = map(bytes.decode, link.script("run_submit", [keys.run(run), keys.runs()], args))
     except ResponseError as error:
         if is_out_of_memory(error):
             raise RunError(
@@ -132,9 +110,16 @@ def submit(
         raise RunError(
             f"run {run} exists already and is {state}; see `penstock run show {run}`, or submit with --if-exists resume or overwrite"
         )
+    if verdict == "taken":
+        raise RunError(output_taken(request.output, by[0], state))
     if verdict == "busy":
         raise RunError(f"run {run} is being worked and cannot begin anew; first `penstock run cancel {run}`")
     return view(link, run), verdict == "new"
+
+
+def output_taken(output: str, by: str, state: str) -> str:
+    """The text for a run whose output another one is to write."""
+    return f"run {by} ({state}) writes to {output} already; wait for it, `penstock run cancel {by}`, or name another output"
 
 
 def view(link: Link, run: str) -> View:
@@ -146,8 +131,9 @@ def view(link: Link, run: str) -> View:
 
 
 def views(link: Link) -> list[View]:
-    """All runs, the newest first."""
-    return _views(link, [name.decode() for name in reversed(link.call("ZRANGE", keys.runs(), 0, -1))])
+    """All runs, the newest first. What is no run of ours is passed over: whoever may submit may write anything there."""
+    names = reversed(link.call("ZRANGE", keys.runs(), 0, -1))
+    return _views(link, [name.decode(errors="replace") for name in names])
 
 
 def ask(link: Link, run: str, what: Ask) -> View:
@@ -187,6 +173,7 @@ def beats(link: Link) -> list[Beat]:
     return found
 
 
+_CONTROL = dict.fromkeys((*range(32), *range(127, 160)), " ")  # would steer the terminal of who looks at it
 _MENDS = {
     "done": "submit it with --if-exists overwrite to score it anew",
     "done_with_errors": "`penstock run retry` scores its failed rows again",
@@ -197,19 +184,27 @@ _MENDS = {
 
 def _views(link: Link, runs: Sequence[str]) -> list[View]:
     clock, *replies = link.call_all([("TIME",), *(("HGETALL", keys.run(run)) for run in runs)])
-    for reply in (clock, *replies):
+    found = []
+    for run, reply in zip(runs, replies, strict=True):
         if isinstance(reply, ResponseError):
-            raise reply
-    found = zip(runs, map(_fields, replies), strict=True)
-    return [_view(run, fields, _ms(clock)) for run, fields in found if "request" in fields]
+            if not str(reply).startswith("WRONGTYPE"):
+                raise reply
+        elif "request" in (fields := _fields(reply)):
+            with suppress(ValueError, KeyError, OverflowError, InvalidInput):
+                found.append(_view(run, fields, _ms(clock)))
+    return found
 
 
 def _view(run: str, row: Mapping[str, str], at_ms: int) -> View:
+    """Raises ValueError, KeyError, OverflowError or InvalidInput for what is no run."""
+    if row["state"] not in get_args(State):
+        raise ValueError(row["state"])
+
     def number(name: str) -> int:
         return int(row.get(name, 0))
 
     return View(
-        id=run, request=msgspec.json.decode(row["request"], type=Request), state=row["state"],  # type: ignore[arg-type]
+        id=run, request=decode(row["request"]), state=row["state"],  # type: ignore[arg-type]
         version=row.get("version", ""), fingerprint=row.get("fingerprint", ""),
         rows_total=number("rows_total") if "rows_total" in row else None, rows_done=number("rows_done"),
         rows_failed=number("rows_failed"), rows_per_s=float(row.get("rows_per_s", 0)),
@@ -226,7 +221,7 @@ def _row_error(entry: bytes, flat: Sequence[bytes]) -> RowError:
 
 
 def _fields(flat: Sequence[bytes]) -> dict[str, str]:
-    texts = [part.decode(errors="replace") for part in flat]
+    texts = [part.decode(errors="replace").translate(_CONTROL) for part in flat]
     return dict(zip(texts[::2], texts[1::2], strict=True))
 
 

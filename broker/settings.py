@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from broker.errors import ConfigError
+from broker.fingerprint import is_local
 from broker.settings_tables import (
     AutoscaleSettings,
     ModelSettings,
@@ -100,6 +101,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return (Path(self.root) / self.pool.trusted).absolute()
 
     @property
+    def run_roots(self) -> tuple[str, ...]:
+        """Where runs may read and write, paths absolute; () anywhere."""
+        return tuple(str(Path(self.root).absolute() / one) if is_local(one) else one for one in self.runs.roots)
+
+    @property
     def runtime(self) -> Path:
         """Folder of the sockets: var/run, or a short folder under /tmp where that path would pass 108 bytes."""
         runtime = self.var / "run"
@@ -132,13 +138,37 @@ def load(path: str | None = None, *, environ: Mapping[str, str] = os.environ) ->
     if not chosen:
         return parse("", "", environ=environ)
     copy = "" if path else environ.get(ENV_APPLIED, "")
+    if copy:
+        text = read_copy(Path(copy))
+        if text is not None:
+            return parse_copy(text, copy, chosen, environ=environ)
     try:
-        text = Path(copy if copy and Path(copy).exists() else chosen).read_text()
+        text = Path(chosen).read_text()
     except OSError as error:
         raise ConfigError(f"cannot read {chosen}: {error.strerror}; name a file with --config") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{chosen} is not TOML: {error}") from None
     return parse(text, chosen, environ=environ)
+
+
+def read_copy(copy: Path) -> str | None:
+    """What the running pool was given; None where no copy is kept. Raises ConfigError for one that cannot be read."""
+    try:
+        return copy.read_text()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cannot read {copy}, what the pool was given: {error}; `penstock down` and `up` make it anew"
+        ) from None
+
+
+def parse_copy(text: str, copy: str | Path, chosen: str, *, environ: Mapping[str, str] = os.environ) -> Settings:
+    """As `parse`, of the copy of `chosen`. An error names both: nothing may be wrong with the file."""
+    try:
+        return parse(text, chosen, environ=environ)
+    except ConfigError as error:
+        raise ConfigError(f"{copy}, the copy the pool was given: {error}") from None
 
 
 def parse(text: str, chosen: str, *, environ: Mapping[str, str] = os.environ) -> Settings:

@@ -87,6 +87,7 @@ class RunsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window_bytes: int = 64 << 20  # of rows submitted whose outcomes have not come, for each run
     error_limit: int = 1000  # failed rows that end a run, unless the run says otherwise
     keep_days: float = 14.0  # how long a run that ended is remembered
+    roots: tuple[str, ...] = ()  # where runs may read and write; (): wherever the program's user may
 
 
 class ScheduleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from broker.bodies import check_location
 from broker.errors import ConfigError
+from broker.roots import complaint as wrong_root
 from broker.settings_cron import complaint
 from broker.settings_values import written
 
@@ -45,6 +46,9 @@ def check_together(settings: Settings, where: str) -> None:
                 f"{where} [models.{name}]: row_buckets = {written(list(model.row_buckets))} must end at max_rows, "
                 f"{model.max_rows}, or below"
             )
+    for place, root in enumerate(settings.runs.roots, 1):
+        if wrong := wrong_root(root):
+            raise ConfigError(f"{where} [runs]: root {place} of roots {wrong}")
     for name, schedule in settings.schedules.items():
         if schedule.model not in settings.models:
             raise ConfigError(

@@ -29,7 +29,7 @@ def check(table: str, where: str, key: str, value: Any, kind: Any) -> None:
         msgspec.convert(value, kind)
     except msgspec.ValidationError:
         raise wrong(where, key, value, _wish(kind)) from None
-    if get_origin(kind) is tuple and (value != sorted(set(value)) or min(value, default=1) < 1):
+    if kind == tuple[int, ...] and (value != sorted(set(value)) or min(value, default=1) < 1):
         raise wrong(where, key, value, "sizes that ascend from 1 or more")
     if isinstance(value, bool) or not isinstance(value, int | float):
         if value == "" and key in NAMES_A_FILE.get(table, ()):
@@ -75,5 +75,5 @@ def _wish(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(written(one) for one in get_args(kind))
     if get_origin(kind) is tuple:
-        return "a list of whole numbers"
+        return "a list of texts in quotes" if kind == tuple[str, ...] else "a list of whole numbers"
     return KINDS.get(kind, "a table")

@@ -6,11 +6,12 @@ applied, whatever stands in pool.toml meanwhile. It lies in var/, not beside the
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 from broker.errors import ConfigError
-from broker.settings import Settings, parse
+from broker.settings import Settings, parse, parse_copy, read_copy
 
 
 def path(settings: Settings) -> Path:
@@ -49,8 +50,9 @@ def finish(settings: Settings) -> None:
 
 
 def give_up(settings: Settings) -> None:
-    """The copy of before is in force again."""
-    _before(settings).replace(path(settings))
+    """The copy of before is in force again; there is none where the pool went down meanwhile."""
+    with contextlib.suppress(FileNotFoundError):
+        _before(settings).replace(path(settings))
 
 
 def remove(settings: Settings) -> None:
@@ -61,25 +63,21 @@ def remove(settings: Settings) -> None:
 
 def in_force(settings: Settings) -> Settings:
     """What programs of the running pool get; `settings` where it keeps no copy (an older version started it)."""
-    found = _read(path(settings))
-    return settings if found is None else parse(found, settings.path)
+    found = read_copy(path(settings))
+    return settings if found is None else parse_copy(found, path(settings), settings.path)
 
 
 def carried_out(settings: Settings) -> Settings | None:
     """What the pool was brought to as a whole: where a reload died halfway, what was in force before it. None: no copy is kept."""
-    found = _read(_before(settings)) or _read(path(settings))
-    return None if found is None else parse(found, settings.path)
+    for copy in (_before(settings), path(settings)):
+        found = read_copy(copy)
+        if found is not None:
+            return parse_copy(found, copy, settings.path)
+    return None
 
 
 def _before(settings: Settings) -> Path:
     return settings.var / "applied.before.toml"
-
-
-def _read(file: Path) -> str | None:
-    try:
-        return file.read_text()
-    except OSError:
-        return None
 
 
 def _put(target: Path, text: str) -> None:

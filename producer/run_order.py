@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,8 +16,10 @@ from broker import runs
 from broker.connection import Link, ResponseError
 from broker.errors import InvalidInput, RunError, UnknownModel
 from broker.fingerprint import absolute, exists, fingerprint, is_local
+from broker.roots import check_within
 from broker.roster import models
-from broker.runs import PRIORITIES, IfExists, Request, View
+from broker.run_request import check
+from broker.runs import IfExists, Request, View
 from broker.settings import unknown
 from broker.spec import ModelSpec, fetch
 
@@ -41,21 +43,26 @@ class Order(msgspec.Struct, frozen=True):
 
 
 def prepare(
-    link: Link, request: Request, *, if_exists: IfExists = "resume", is_shared: bool = False, host: str = ""
-) -> Order:
+    link: Link, request: Request, *, if_exists: IfExists = "resume", is_shared: bool = False, host: str = "",
+    roots: Sequence[str] = (),
+) -> Order:  # fmt: skip
     """Makes paths absolute and finds the run's id. `is_shared`: local paths lead to the same files on every host of the pool.
 
-    Raises UnknownModel, InvalidInput for an option that cannot be, RunError for an input that is not there, a path that no
+    `roots`: where runs may read and write on this host, as its pool.toml says; () is everywhere. Raises UnknownModel, InvalidInput for an option that cannot be, RunError for an input that is not there, a path that no
     runs program can see, an output that exists.
     """
-    _check(request, if_exists)
+    if if_exists not in IF_EXISTS:
+        raise InvalidInput(unknown("if_exists", if_exists, IF_EXISTS))
     spec = known_model(link, request.model)
     host = host or socket.gethostname()
     request = msgspec.structs.replace(
         request, input=absolute(request.input), output=absolute(request.output), mapping=canonical(request.mapping)
     )
+    check(request)
     for name in request.mapping.get("inputs", {}):
         _check_input(spec, name)
+    check_within(roots, request.input, "input")
+    check_within(roots, request.output, "output")
     hosts = {beat.host for beat in runs.beats(link)}
     locals_ = [path for path in (request.input, request.output) if is_local(path)]
     if locals_ and not is_shared:
@@ -115,19 +122,6 @@ def _names(value: Any) -> list[str]:
     return names
 
 
-def _check(request: Request, if_exists: str) -> None:
-    if if_exists not in IF_EXISTS:
-        raise InvalidInput(unknown("if_exists", if_exists, IF_EXISTS))
-    if request.priority not in PRIORITIES:
-        raise InvalidInput(unknown("priority", request.priority, PRIORITIES))
-    if not 0 <= request.rate < 1e12:
-        raise InvalidInput(f"rate={request.rate:g} is no number of rows a second; 0 sets no bound")
-    if request.rows_per_job < 0:
-        raise InvalidInput(f"rows_per_job={request.rows_per_job} must be 0 (as it fits best) or more")
-    if request.error_limit < -1:
-        raise InvalidInput(f"error_limit={request.error_limit} must be 0 or more; -1 takes the pool's")
-
-
 def _check_input(spec: ModelSpec, name: str) -> None:
     known = [tensor.name for tensor in spec.inputs]
     if spec.takes == "tensors" and name not in known:
@@ -138,13 +132,10 @@ def _check_output(link: Link, request: Request, run: str, if_exists: IfExists) -
     """How to submit it, and whether that goes on with a run that is there. One whose output somebody took away is done again."""
     if request.output == request.input:
         raise RunError(f"the output is the input, {request.input}; name another output")
-    same = [one for one in runs.views(link) if one.request.output == request.output]
+    same = [one for one in runs.views(link) if one.request.output.rstrip("/") == request.output.rstrip("/")]
     for one in same:
         if one.id != run and not one.is_final:
-            raise RunError(
-                f"run {one.id} ({one.state}) writes to {request.output} already; wait for it, `penstock run cancel {one.id}`, or name "
-                "another output"
-            )
+            raise RunError(runs.output_taken(request.output, one.id, one.state))
     is_there = exists(request.output)
     known = next((one for one in same if one.id == run), None)
     if known is not None:

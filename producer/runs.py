@@ -147,10 +147,12 @@ def submit(
         output_kind=output_kind, input_kind=input_kind, rows_per_job=rows_per_job, error_limit=error_limit, rate=rate,
         priority=priority, user=audit.user(),
     )  # fmt: skip
+    settings = None if url else load()
     with reached(url) as link:
         order = run_order.prepare(
-            link, request, if_exists=if_exists, is_shared=is_shared, host=host or ("" if url else load().host)
-        )
+            link, request, if_exists=if_exists, is_shared=is_shared, host=host or (settings.host if settings else ""),
+            roots=settings.run_roots if settings else (),
+        )  # fmt: skip
         view, is_new = run_order.submit(link, order)
     return Run(view.id, url=url, is_new=is_new, warning=order.warning)
 

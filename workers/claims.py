@@ -75,3 +75,7 @@ class Claims:
     def has_backlog(self) -> bool:
         """Whether a lane's last read came back full."""
         return any(self._is_full)
+
+    def has_backlog_for(self, low_room: int) -> bool:
+        """As `has_backlog`, of lanes there is room for: asked again for what it may not read, a slot would only poll."""
+        return self.has_backlog and (low_room > 0 or any(self._is_full[:LOW]))

@@ -208,10 +208,10 @@ class Slot:
             is_busy, block_ms = not bodies.may_look(), 0
         look, was_claiming = pacing.look, claimer.is_claiming
         room_rows = low_room_rows = 0
-        if not (claimer.is_blocked or was_claiming) and (
-            not is_busy or pacing.may_ask(now, has_backlog=claimer.claims.has_backlog)
-        ):
-            room_rows, low_room_rows = self._room_rows(), pacing.low_room_rows(runner.rows)
+        if not (claimer.is_blocked or was_claiming):
+            low_room_rows = pacing.low_room_rows(runner.rows)
+            if not is_busy or pacing.may_ask(now, has_backlog=claimer.claims.has_backlog_for(low_room_rows)):
+                room_rows = self._room_rows()
         is_taken = leases.talk(
             runner.ended, runner.faults, room_rows=room_rows, is_busy=is_busy, block_ms=block_ms,
             batch_rows=pacing.batch_rows(), low_room_rows=low_room_rows, is_due=pacing.must_ask(now), look=look,

@@ -17,6 +17,7 @@ DOWN_WAIT = 0.5  # of the target, with one slot fewer
 LEAST_COOLDOWN_S, COOLDOWN_LOADS = 60.0, 15.0  # found by simulation, as the shares: benchmarks/autoscale
 STEP_SHARE = 0.25  # of the cooldown, between one slot less and the next
 UNKNOWN_LOAD_S = 10.0
+LEAST_PER_S, MOST_TOLD = 1e-9, 9999  # of slots that hang: their speed fades to nothing, and what it asks for has no meaning
 CATCH_UP_LOADS = 1.0  # so many times the load time to bring the wait below the target, once they are ready
 
 
@@ -39,7 +40,7 @@ class Scaler:
         if wanted != needed:
             why = f"{why}; {wanted} is the {'least' if wanted > needed else 'most'}"
         if sight.is_paused:
-            wanted, why = sight.slots, "it is paused"
+            wanted, needed, why = sight.slots, sight.slots, "it is paused"
         elif not sight.slots and bounds.least:
             wanted, why = 0, "all its slots were taken away by hand"
         elif wanted > sight.slots and sight.failing:
@@ -62,17 +63,17 @@ class Scaler:
 
     def _needed(self, sight: Sight, bounds: Bounds) -> tuple[int, str]:
         """Slots of this host, whatever the bounds, and the reason in words."""
+        if not sight.jobs and self._is_silent(sight):
+            return 0, "nothing comes"
         per_slot, arrival = self.pace.slot_per_s(sight), self.pace.arrival_per_s or 0.0
         is_late = sight.unclaimed > 0 and sight.oldest_s > bounds.target_s and not sight.idle
         more = sight.slots + 1 if is_late and sight.counted_on <= sight.serving else sight.slots
         if per_slot is None:
             if not sight.counted_on and sight.jobs:
                 return max(1, sight.slots), f"{sight.jobs} jobs wait and no slot is there"
-            if not sight.jobs and not self.pace.peak_per_s(sight.at_s - cooldown_s(sight)):
-                return 0, "nothing comes"
             return more, f"the oldest job is {sight.oldest_s:.3g} s old; what a slot does in a second is not known"
-        steady = arrival / (per_slot * UP_SHARE)
-        total, why = ceil(steady), f"{arrival:.1f} jobs/s come, a slot does {per_slot:.1f}"
+        per_slot = max(per_slot, LEAST_PER_S)
+        total, why = _whole(arrival / (per_slot * UP_SHARE)), f"{arrival:.1f} jobs/s come, a slot does {per_slot:.1f}"
         # What is left when a slot that is started now could help: where that is nothing, it would come too late.
         load_s = _load_s(sight)
         left = sight.jobs
@@ -80,7 +81,7 @@ class Scaler:
             left = max(0, round(sight.jobs + (arrival - sight.counted_on * per_slot) * load_s))
         if left > sight.counted_on * per_slot * bounds.target_s:
             catch_up_s = CATCH_UP_LOADS * load_s
-            burst = ceil((left + arrival * catch_up_s) / (per_slot * (catch_up_s + bounds.target_s)))
+            burst = _whole((left + arrival * catch_up_s) / (per_slot * (catch_up_s + bounds.target_s)))
             if burst > total:
                 total, why = burst, f"{why}, and {left} of them will wait when one more could be ready"
         needed = max(0, total - sight.elsewhere - sight.coming_elsewhere)
@@ -101,7 +102,7 @@ class Scaler:
             per_slot = self.pace.slot_per_s(sight) or 0.0
             left_per_s = (sight.serving - 1) * per_slot
             peak = self.pace.peak_per_s(now - rest_s)
-            if peak > DOWN_SHARE * left_per_s:
+            if peak > DOWN_SHARE * left_per_s and (left_per_s or not self._is_silent(sight)):
                 return sight.slots, f"{why}; but {peak:.1f} came within the last {rest_s:.0f} s"
             if sight.unclaimed > left_per_s * DOWN_WAIT * bounds.target_s:
                 return sight.slots, f"{why}; but {sight.unclaimed} jobs wait"
@@ -109,10 +110,17 @@ class Scaler:
             return sight.slots, f"{why}; none is idle at this moment"
         return sight.slots - 1, why
 
+    def _is_silent(self, sight: Sight) -> bool:
+        return self.pace.is_silent(sight.at_s - cooldown_s(sight))
+
 
 def cooldown_s(sight: Sight) -> float:
     """For how long a slot is kept that may not be needed: some times what it took to load it."""
     return max(LEAST_COOLDOWN_S, COOLDOWN_LOADS * _load_s(sight))
+
+
+def _whole(slots: float) -> int:
+    return ceil(min(slots, MOST_TOLD))
 
 
 def _load_s(sight: Sight) -> float:

@@ -74,14 +74,16 @@ class Autoscale:
         for action in actions:
             del self._leaving[action.number]
         due, self._due = self._due, {}
+        room = self._settings.pool.most_slots - sights.all_counted(seen)
         for model, (slots, verdict) in due.items():
             own = sights.counted(seen, model)
             if len(own) != slots:
                 continue
             refused = ""
             if verdict.wanted > slots:
-                more, refused = self._up(seen, model, own, verdict, taken)
+                more, refused = self._up(seen, model, own, verdict, taken, room)
                 taken |= {action.number for action in more}
+                room -= sum(action.verb == "start" for action in more)
                 actions += more
             elif verdict.wanted < slots:
                 actions += self._down(seen, model, slots, verdict)
@@ -122,19 +124,21 @@ class Autoscale:
         return found
 
     def _up(
-        self, seen: Seen, model: str, own: list[Place], verdict: Verdict, taken: set[int]
+        self, seen: Seen, model: str, own: list[Place], verdict: Verdict, taken: set[int], room: int
     ) -> tuple[list[Action], str]:
-        """Starts of as many slots as there is room for, and why there is none for the rest."""
+        """Starts of as many slots as there is room for, and why there is none for the rest. `room`: what pool.most_slots leaves."""
         spoken_for = {*taken, *seen.requests, *(request.spare for request in seen.requests.values())}
         free = [number for number, place in sorted(seen.places.items())
                 if place.assignment is None and place.is_at_rest and number not in spoken_for]  # fmt: skip
         wish = assignment(self._settings, model)
-        fitting, refused = self._fitting(own, wish, verdict.wanted - len(own))
-        if not refused and verdict.wanted - len(own) > len(free):
+        asked, count = verdict.wanted - len(own), len(own)
+        fitting, refused = self._fitting(own, wish, asked)
+        if not refused and asked > room:  # another model came first at this very look
+            refused = f"other models take the rest of pool.most_slots = {self._settings.pool.most_slots}"
+        elif not refused and asked > len(free):
             refused = "no slot number is free"
         actions: list[Action] = []
-        count = len(own)
-        for number in free[:fitting]:
+        for number in free[: max(0, min(fitting, room))]:
             try:
                 given = self._placed(seen, {number: wish}, actions)[number]
             except ConfigError as error:

@@ -25,6 +25,7 @@ class Pace:
         self._came = _Average(ARRIVALS_S)
         self._done = _Average(SPEED_S)
         self._peaks: deque[tuple[float, float]] = deque()  # (when, rate), rates descending
+        self._came_at_s = float("-inf")
 
     @property
     def arrival_per_s(self) -> float | None:
@@ -46,6 +47,10 @@ class Pace:
             self._peaks.popleft()
         return self._peaks[0][1] if self._peaks else 0.0
 
+    def is_silent(self, since_s: float) -> bool:
+        """Whether no job came since that moment: an average that fades never says so."""
+        return self._came_at_s < since_s
+
     def note(self, sight: Sight) -> None:
         """One more look."""
         before, self._before = self._before, sight
@@ -57,7 +62,9 @@ class Pace:
         if not 0 < seconds <= LONGEST_GAP_S or done < 0 or sight.paused != before.paused:
             return
         # Not by what was submitted: delayed jobs come when they are due.
-        self._came.note(max(0, sight.jobs - before.jobs + done), seconds)
+        came = max(0, sight.jobs - before.jobs + done)
+        self._came_at_s = sight.at_s if came else self._came_at_s
+        self._came.note(came, seconds)
         rate = self._came.rate or 0.0
         while self._peaks and self._peaks[-1][1] <= rate:
             self._peaks.pop()

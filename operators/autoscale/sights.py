@@ -56,7 +56,7 @@ def sight(
         coming_elsewhere=coming,
         table_per_s=rows_per_s / rows_per_job(ready) if rows_per_s else None,
         load_s=load_of(ready, load_s),
-        places=settings.pool.most_slots - _others(seen, model),
+        places=settings.pool.most_slots - (all_counted(seen) - len(own)),
         paused=demand.paused,
         is_paused=demand.is_paused,
     )
@@ -84,9 +84,7 @@ def idle(seen: Seen, model: str) -> tuple[int, ...]:
     return tuple(number for _, number in sorted(found, reverse=True))
 
 
-def _others(seen: Seen, model: str) -> int:
+def all_counted(seen: Seen) -> int:
+    """Slots of all models on this host, spares of retiring ones left out."""
     beside = passing(seen.requests)
-    return sum(
-        place.assignment is not None and place.assignment.model != model and number not in beside
-        for number, place in seen.places.items()
-    )
+    return sum(place.assignment is not None and number not in beside for number, place in seen.places.items())

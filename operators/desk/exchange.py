@@ -84,8 +84,7 @@ class Exchange:
                         raise SupervisorError(request.why + self._last_words(spare, since_ms))
                     self.why = request.why
                     return False
-            elif request.phase == "asked" and waited_s > ANSWER_WITHIN_S:
-                overlap.write(self._link, self._host, number, None)
+            elif request.phase == "asked" and waited_s > ANSWER_WITHIN_S and self._withdraw():
                 self.why = f"the agent gave no answer within {ANSWER_WITHIN_S:g} s"
                 return False
             elif request.phase == "loading" and waited_s > timeout_s:
@@ -95,6 +94,16 @@ class Exchange:
             elif request.phase == "swapping" and waited_s > timeout_s + stop_wait_s(self._settings) + ANSWER_WITHIN_S:
                 raise SupervisorError(f"its spare, slot {request.spare}, is ready, but it does not end")
             time.sleep(POLL_S)
+
+    def _withdraw(self) -> bool:
+        """Takes back what the agent has not answered; False where it has, or will at once. Under the lock the agent answers under:
+        a spare it has just given would be in no request, and stay as one slot too many."""
+        with contextlib.suppress(SupervisorError), changing(self._settings):
+            request = self._read()
+            if request is not None and request.phase == "asked":
+                overlap.write(self._link, self._host, self._target.number, None)
+                return True
+        return False
 
     def _take_back(self, why: str) -> None:
         """Asks the agent to take the spare back, unless it is ready already: then the exchange is ended instead."""

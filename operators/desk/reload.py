@@ -11,11 +11,12 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import closing
 
 import msgspec
 
 from broker import overlap, roster
-from broker.connection import Link
+from broker.connection import LOST, Link, ResponseError
 from broker.errors import ConfigError, PenstockError, SupervisorError
 from broker.roster import Assignment
 from broker.settings import Settings, parse
@@ -30,6 +31,7 @@ from operators.desk.unapplied import compare
 from operators.placement import is_as_wished
 from operators.plan import assignment, check_artifact
 from operators.pool_lock import changing
+from operators.reach import reach
 from operators.supervisor import Supervisor
 from operators.table import numbered
 from operators.wishes import passing, per_model, placed
@@ -80,21 +82,27 @@ def prepare(settings: Settings, link: Link) -> Reload:
     placement.check(settings)
     for finding in names(settings):
         raise ConfigError(f"{finding.text}; {finding.mend}")
-    host = settings.host
-    beside = passing(overlap.requests(link, host))
-    held = per_model({n: one for n, one in roster.assignments(link, host).items() if n not in beside})
+    plan = _planned(settings, text, link)
+    total = sum({**plan.held, **plan.counts}.values())
+    if total > settings.pool.most_slots:
+        raise ConfigError(
+            f"{total} slots are too many, this host runs at most pool.most_slots = {settings.pool.most_slots}; nothing was "
+            "changed: `penstock scale` others down first"
+        )
+    return plan
+
+
+def _planned(settings: Settings, text: str, link: Link) -> Reload:
+    """What it takes from how the pool stands now. Checks nothing."""
+    found = compare(settings)
+    beside = passing(overlap.requests(link, settings.host))
+    held = per_model({n: one for n, one in roster.assignments(link, settings.host).items() if n not in beside})
     counts = {
         model: settings.models[model].slots if model in settings.models else 0
         for one in found
         for model in one.models
         if one.effect == "scale"
     }
-    total = sum({**held, **counts}.values())
-    if total > settings.pool.most_slots:
-        raise ConfigError(
-            f"{total} slots are too many, this host runs at most pool.most_slots = {settings.pool.most_slots}; nothing was "
-            "changed: `penstock scale` others down first"
-        )
     gone = {model for model in counts if model not in settings.models}
     restarts = {model for one in found if one.effect == "slots" for model in one.models if held[model]} - gone
     return Reload(settings, text, found, tuple(sorted(restarts)), counts, dict(held))
@@ -105,6 +113,7 @@ def carry_out(plan: Reload, link: Link, supervisor: Supervisor, *, timeout_s: fl
     in force again; and when a new one does not: the settings are in force even so. Interrupted after that, `reload` goes on with it.
     """
     with alone(plan.now):
+        plan = _as_agreed(plan, link)
         restarted = _restart(plan, link, supervisor, timeout_s, say)
         try:
             drained, started = _come_and_go(plan, link, supervisor, timeout_s, say)
@@ -116,6 +125,17 @@ def carry_out(plan: Reload, link: Link, supervisor: Supervisor, *, timeout_s: fl
         finally:
             _end_beside(plan, supervisor)
     return Reloaded(restarted, started, drained)
+
+
+def _as_agreed(plan: Reload, link: Link) -> Reload:
+    """The plan for the pool as it stands now. Raises ConfigError where that is another one than was shown and agreed to: while it
+    was read, or waited for its answer, another reload was carried out, or `scale`."""
+    now = _planned(plan.now, plan.text, link)
+    if (now.differences, now.takes_away) != (plan.differences, plan.takes_away):
+        raise ConfigError(
+            "another command changed the pool meanwhile, nothing was applied; look at it again and try again"
+        )
+    return now
 
 
 def _end_beside(plan: Reload, supervisor: Supervisor) -> None:
@@ -131,28 +151,44 @@ def _end_beside(plan: Reload, supervisor: Supervisor) -> None:
 
 def _restart(plan: Reload, link: Link, supervisor: Supervisor, timeout_s: float, say: Say) -> tuple[Restarted, ...]:
     """Puts the new settings in force, and the slots they concern with them."""
-    targets = [one for model in plan.restarts for one in choose(plan.now, link, supervisor, model=model)]
     rolling = Rolling(plan.now, link, supervisor, timeout_s=timeout_s, say=say)
     with changing(plan.now):
         held = roster.assignments(link, plan.now.host)
         fresh = _reassigned(plan.now, link, held)
         applied.begin(plan.now, plan.text)
-        for number, given in fresh.items():
-            roster.assign(link, plan.now.host, number, given)
     try:
+        with changing(plan.now):
+            for number, given in fresh.items():
+                roster.assign(link, plan.now.host, number, given)
+        # Chosen only now: what started before the new settings were in force has to start again, by whomever it was started.
+        targets = [one for model in plan.restarts for one in choose(plan.now, link, supervisor, model=model)]
         rolling.one_at_a_time(targets)
     except BaseException as error:
-        applied.give_up(plan.now)
-        with changing(plan.now):
-            _put_back(plan.now, link, held)
-        said = "the settings of before are in force again"
-        if rolling.done:
-            said += f"; with the new ones run, until they restart: {numbered(one.now for one in rolling.done)}"
+        said = _take_back(plan, held, rolling)
         if isinstance(error, PenstockError):
             raise SupervisorError(f"{error}; {said}") from None
         say(said)
         raise
     return tuple(rolling.done)
+
+
+def _take_back(plan: Reload, held: Mapping[int, Assignment], rolling: Rolling) -> str:
+    """Puts in force what was before the reload, and says whether it is. The mark that a reload is halfway goes last: whatever
+    cannot be put back, `config diff` still tells."""
+    try:
+        with changing(plan.now), closing(reach(plan.now)) as link:  # the other one may be what broke
+            _put_back(plan.now, link, held)
+        applied.give_up(plan.now)
+    except (PenstockError, ResponseError, *LOST) as error:
+        return f"the settings of before could not be put back ({error}); see `penstock config diff`"
+    said = "the settings of before are in force again"
+    if rolling.done:
+        said += f"; with the new ones run, until they restart: {numbered(one.now for one in rolling.done)}"
+    if rolling.halfway is not None:  # it would go on loading with the new ones
+        with contextlib.suppress(PenstockError, ResponseError, *LOST):
+            rolling.start_over(rolling.halfway)
+            said += f"; slot {rolling.halfway} starts again with them"
+    return said
 
 
 def _reassigned(settings: Settings, link: Link, held: Mapping[int, Assignment]) -> dict[int, Assignment]:

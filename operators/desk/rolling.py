@@ -39,7 +39,8 @@ class Restarted(msgspec.Struct, frozen=True):
 
 
 class Rolling:
-    """One restart of several slots. `done` says how far it came, whatever ended it."""
+    """One restart of several slots. `done` says how far it came, whatever ended it, `halfway` which slot was stopped for it and
+    has not been seen ready since."""
 
     def __init__(
         self, settings: Settings, link: Link, supervisor: Supervisor, *, timeout_s: float, say: Say
@@ -50,6 +51,7 @@ class Rolling:
         self._timeout_s = timeout_s
         self._say = say
         self.done: list[Restarted] = []
+        self.halfway: int | None = None
 
     def one_at_a_time(self, targets: Sequence[Target]) -> None:
         """Restarts the slots; those that are not ready first, they cost nothing.
@@ -76,6 +78,10 @@ class Rolling:
         self.done += [Restarted(one.number, one.model, "in place", one.number) for one in targets]
         self._wait_ready(numbers, since_ms)
 
+    def start_over(self, number: int) -> None:
+        """Stops a slot that is not ready and starts it again; does not wait until it is ready. Raises SupervisorError."""
+        self._stop_and_start([number])
+
     def _restart(self, target: Target) -> Restarted:
         number, host = target.number, self._settings.host
         fate = self._fate(target)
@@ -98,8 +104,10 @@ class Rolling:
             return Restarted(number, target.model, fate, number)
         if target.is_ready:
             self._wait_for_place(target)
+        self.halfway = number
         since_ms = self._stop_and_start([number])
         self._wait_ready([number], since_ms)
+        self.halfway = None
         self._say(f"slot {number} of {target.model} is ready again")
         return Restarted(number, target.model, "in place", number)
 

@@ -1,4 +1,4 @@
-"""The thread that reads a run's input ahead of what is submitted, and converts it. Bounded: two chunks wait, one is in its hand."""
+"""The thread that reads a run's input ahead of what is submitted, and converts it. Bounded: one chunk waits, one is in its hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from operators.runs.data.scored import Layout
 from operators.runs.data.slices import Chunk
 from operators.runs.pieces import Scoring
 
-AHEAD = 2
+AHEAD = 1
 POLL_S = 0.05
 Readied: TypeAlias = tuple[Scoring, tuple[Group, ...]]
 
@@ -52,7 +52,7 @@ class Ahead(threading.Thread):
                 if not self._put(one):
                     return
             self._put(None)
-        except BaseException as error:  # the thread's edge: whoever takes the next chunk is told
+        except BaseException as error:  # noqa: BLE001 - the thread's edge: whoever takes the next chunk is told
             self._put(error)
 
     def _put(self, one: Readied | BaseException | None) -> bool:

@@ -13,6 +13,7 @@ from broker.connection import Link
 from broker.errors import RunError
 from broker.runs import View
 from broker.settings import Settings
+from operators.runs.admit import check_output, require_id
 from operators.runs.shift import shift
 
 DAY_MS = 24 * 3_600_000
@@ -32,7 +33,7 @@ def clean(name: str, due_s: int) -> str:
 
 
 def tidy(settings: Settings, link: Link) -> str:
-    """Discards what may go. A place that cannot be reached now is looked at again tomorrow."""
+    """Discards what may go. A place that cannot be reached now is looked at again tomorrow; one that runs may not write to is left."""
     from operators.runs.data.sink import open_sink
 
     gone, left = 0, 0
@@ -40,6 +41,8 @@ def tidy(settings: Settings, link: Link) -> str:
         if run_lease.is_held(link, [view.id])[0] or not runs.view(link, view.id).is_final:
             continue
         try:
+            require_id(view.id)
+            check_output(view.request.output, view.id, settings.run_roots)
             open_sink(view.request.output, kind=view.request.output_kind, run=view.id, replace=True).discard()
             gone += 1
         except RunError:

@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 from rq import Queue
-from rq.job import JobStatus
+from rq.job import JOB_ID_PATTERN, JobStatus
 
 from broker import keys, run_lease, runs
 from broker.connection import LOST, Link, ResponseError
@@ -161,6 +161,7 @@ class Enqueuer(threading.Thread):
         open_ = [
             one for one in runs.views(self._link)
             if (one.state in ("queued", "running") or one.asked == "discard") and one.request.host in here
+            and JOB_ID_PATTERN.fullmatch(one.id)  # another stands in Redis by no hand of ours, and RQ would not take it
         ]  # fmt: skip
         held = run_lease.is_held(self._link, [one.id for one in open_])
         return [one for one, is_held in zip(open_, held, strict=True) if not is_held]

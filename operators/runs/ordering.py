@@ -51,16 +51,23 @@ def make_order(
     if_exists: IfExists = "resume",
     is_shared: bool = False,
     host: str = "",
+    roots: Sequence[str] = (),
 ) -> Order:
-    """A checked order, to be submitted. Raises UnknownModel, InvalidInput or RunError with what is wrong first."""
+    """A checked order, to be submitted. `roots`: where runs of this host may read and write, () everywhere.
+
+    Raises UnknownModel, InvalidInput or RunError with what is wrong first.
+    """
     spec = run_order.known_model(link, request.model)
     mapping = read_mapping(words)
     request = msgspec.structs.replace(request, mapping=msgspec.to_builtins(mapping))
-    order = run_order.prepare(link, request, if_exists=if_exists, is_shared=is_shared, host=host)
+    order = run_order.prepare(link, request, if_exists=if_exists, is_shared=is_shared, host=host, roots=roots)
     if not order.is_known:  # else all this was found right, and its output may stand there
-        fit(spec, order.request.input, order.request.input_kind, mapping)
+        bound = fit(spec, order.request.input, order.request.input_kind, mapping, roots=roots)
+        from operators.runs.admit import check_output
         from operators.runs.data.sink import open_sink
 
+        bound.source.check_apart(order.request.output)
+        check_output(order.request.output, order.run, roots)
         open_sink(
             order.request.output, kind=order.request.output_kind, run=order.run, replace=order.if_exists == "overwrite"
         )
@@ -82,8 +89,8 @@ def read_mapping(words: Words) -> Mapping:
         raise RunError(f"{words.file}: {error}" if words.file else str(error)) from None
 
 
-def fit(spec: ModelSpec, url: str, kind: str, mapping: Mapping) -> Bound:
-    """Opens the input and ties it to the model; reads its schema, not its rows."""
+def fit(spec: ModelSpec, url: str, kind: str, mapping: Mapping, *, roots: Sequence[str] = ()) -> Bound:
+    """Opens the input and ties it to the model; reads its schema, not its rows. Raises RunError also for what leads out of the roots."""
     try:
         from operators.runs.data.binding import bind
         from operators.runs.data.scored import layout
@@ -93,6 +100,6 @@ def fit(spec: ModelSpec, url: str, kind: str, mapping: Mapping) -> Bound:
             f"looking at {url} needs {error.name}, which is not installed; pip install 'penstock[local]'"
         ) from None
 
-    source = open_source(url, kind=kind)
+    source = open_source(url, kind=kind, roots=roots)
     binding = bind(mapping, source.schema, spec)
     return Bound(spec, source, binding, layout(spec, mapping.outputs, binding.key_schema))

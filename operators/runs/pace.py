@@ -13,11 +13,14 @@ from broker.spec import Limits, ModelSpec
 JOB_BYTES = (
     2 << 20
 )  # of one job, at most: it costs a claim and a settle however large it is, and the slot splits it into batches
-CHUNK_BYTES, CHUNK_ROWS = 16 << 20, 1 << 16  # of one part, at most
+CHUNK_BYTES, CHUNK_ROWS = 32 << 20, 1 << 17  # of one part, at most: each costs two waits for the disk
 JOB_S, PART_S = 0.5, 1.0  # what a job and a part should take: a kill costs about a part
 MOST_PARTS = 5_000
+FAST_BYTES_PER_S = (
+    4 << 20
+)  # a model this fast was measured too slow, by one batch and its way: its parts are as large as may be
 QUEUE_SHARE = 4  # of a queue's limits a run takes a fourth at most: others must be able to submit
-WINDOW_PARTS = 4  # submitted and not answered, at most: more would only make what is ahead of others longer
+WINDOW_PARTS = 3  # submitted and not answered, at most: more would only make what is ahead of others longer
 RATE_OVER_S = 15.0
 
 
@@ -39,7 +42,8 @@ def plan(
         in_job = max(1, min(in_job, round(rows_per_s * JOB_S)))
         in_job -= in_job % spec.max_rows if in_job > spec.max_rows else 0  # whole batches
     most = max(1, min(CHUNK_ROWS, CHUNK_BYTES // size))
-    chunk = max(min(most, round(rows_per_s * PART_S)), rows_total // MOST_PARTS, 1)
+    timed = most if rows_per_s * size >= FAST_BYTES_PER_S else round(rows_per_s * PART_S)
+    chunk = max(min(most, timed), rows_total // MOST_PARTS, 1)
     if chunk > in_job:
         chunk -= chunk % in_job  # whole jobs
     return Plan(chunk, min(in_job, chunk), size)

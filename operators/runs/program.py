@@ -39,6 +39,8 @@ def main() -> int:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )  # fmt: skip
     try:
+        if os.environ.get("SUPERVISOR_ENABLED") == "1":
+            embedded.die_with_parent(os.getppid())  # an orphan would keep the lock from the next pool's program
         settings = load()
         name = os.environ.get("SUPERVISOR_PROCESS_NAME", "runs_00")
         settings.var.mkdir(parents=True, exist_ok=True)

@@ -55,7 +55,7 @@ def submit_for(settings: Settings, link: Link, name: str, due_s: int) -> str:
         priority="normal", user=f"schedule {name}",
     )  # fmt: skip
     words = Words(file=_place(settings, one.mapping, due) if one.mapping else "")
-    order = make_order(link, request, words, if_exists=how, host=settings.host)
+    order = make_order(link, request, words, if_exists=how, host=settings.host, roots=settings.run_roots)
     view, _ = run_order.submit(link, order)
     return view.id
 

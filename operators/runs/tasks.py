@@ -10,7 +10,7 @@ from broker.settings import load
 from operators.reach import reach
 from operators.runs import clean, scheduled
 from operators.runs.shift import shift
-from operators.runs.turn import take_turn
+from operators.runs.taking import take_turn
 
 
 def ping() -> float:

@@ -1,4 +1,4 @@
-"""One turn of one run: takes its lease, works it until its end or until others are to go on, and leaves it so that anybody can go on.
+"""One turn of one run: works it until its end, or until others are to go on.
 
 What ends a turn: all rows are written; a user asked; the program ends; its slice is over; it failed; another has the lease.
 """
@@ -13,21 +13,20 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from broker import run_lease, runs, spec
+from broker import run_lease, spec
 from broker.connection import LOST, Link
-from broker.errors import LeaseLost, PenstockError, RedisRefused, RedisUnavailable, RunError
+from broker.errors import RedisRefused, RedisUnavailable, RunError
 from broker.runs import View
+from operators.runs.admit import admit
 from operators.runs.again import failed_rows
 from operators.runs.ahead import Ahead, all_rows
 from operators.runs.aside import aside
 from operators.runs.courier import Courier, VersionChanged
-from operators.runs.data.binding import Binding, bind
 from operators.runs.data.manifest import PartNote
-from operators.runs.data.mapping import Mapping
-from operators.runs.data.scored import Layout, layout
-from operators.runs.data.sink import Sink, open_sink
-from operators.runs.data.source import Source, open_source
+from operators.runs.data.sink import Sink
+from operators.runs.data.source import Source
 from operators.runs.lease import Lease
+from operators.runs.opening import Input, finished_parts, open_input, open_output, sink_of
 from operators.runs.pace import Plan, Throttle, Window
 from operators.runs.pieces import Pieces
 from operators.runs.probe import look, make_plan
@@ -44,56 +43,11 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 
-class _Stop(Exception):
-    """Raised within a turn when it is to end now."""
+class Stop(Exception):
+    """Raised within a turn that is to end now."""
 
     def __init__(self, stopped: Stopped) -> None:
         self.stopped = stopped
-
-
-def take_turn(run: str, shift: Shift) -> str:
-    """Works the run if it is free; what came of it. Raises RunError when it failed."""
-    link = Link(shift.url)
-    link.connect_within(shift.settings.redis.connect_s)
-    try:
-        if not run_lease.take(link, run, shift.owner, is_tidying=True):
-            return "nothing to do: it has ended, is paused, or is worked by another program"
-        shift.works(run)
-        view = runs.view(link, run)
-        keep_ms = round(shift.settings.runs.keep_days * 24 * 3_600_000)
-        lease = Lease(link, run, shift.owner, keep_ms=keep_ms)
-        log.info("run taken", run=run, model=view.request.model, rows_done=view.rows_done)
-        return _told(Turn(view, lease, link, shift))
-    finally:
-        shift.works("")
-        link.close()
-
-
-def _told(turn: Turn) -> str:
-    """Works the turn and leaves the run in the state that follows. An error that is ours is the run's; any other the program's."""
-    run, why, state = turn.view.id, "", "failed"
-    try:
-        state = turn.work()
-    except _Stop as stop:
-        state, why = stop.stopped.state, stop.stopped.why
-    except LeaseLost as error:
-        log.warning("run lost", run=run, error=str(error), next="whoever has it goes on from its last part")
-        return "lost to another program"
-    except VersionChanged as error:
-        state, why = "paused", str(error)
-    except RedisRefused as error:
-        why = str(error)
-    except RedisUnavailable as error:
-        state, why = "queued", str(error)
-    except (PenstockError, OSError) as error:
-        why = str(error)
-    except Exception as error:  # the turn's edge: a run that ends its program each time must not be taken up for ever
-        log.exception("turn failed", run=run, next="the run is failed; resume it after the mend")
-        why = f"an error of the runs program itself ({type(error).__name__}: {error}); see its log, then resume the run"
-    left = turn.leave(state, error=why if state in ("paused", "failed") else "")
-    if left == "failed":
-        raise RunError(why)
-    return f"{left}: {turn.count.rows} rows, {turn.count.failed} failed" + (f"; {why}" if why else "")
 
 
 class Turn:
@@ -109,10 +63,11 @@ class Turn:
         self._watch = Watch(link, shift, model=view.request.model, priority=view.request.priority)
 
     def work(self) -> str:
-        """The state the run ends in. Raises _Stop, LeaseLost, VersionChanged, and what is wrong with the run."""
-        request, run = self.view.request, self.view.id
+        """The state the run ends in. Raises Stop, LeaseLost, VersionChanged, and what is wrong with the run."""
+        request, run, roots = self.view.request, self.view.id, self._shift.settings.run_roots
+        self._aside(lambda: admit(self.view, roots), "looks where it leads")
         if self.view.state == "cancelled":
-            self._aside(lambda: self._sink(replace=True).discard(), "throws its parts away")
+            self._aside(lambda: sink_of(self.view, replace=True).discard(), "throws its parts away")
             return "cancelled"
         kept = self._ask(lambda: run_lease.kept(self._link, run))
         self.count = Count(self.view.rows_total, rows=self.view.rows_done, failed=self.view.rows_failed)
@@ -120,20 +75,21 @@ class Turn:
             return self._end()  # by one that died before it could say so
         published = self._ask(lambda: spec.fetch(self._link, request.model))
         self._pin(published.spec.version)
-        mapping = msgspec.convert(request.mapping, Mapping)
-        source, binding, page_layout = self._aside(lambda: self._opened(mapping, published), "opens its input")
+        opened = self._aside(lambda: open_input(self.view, published, roots), "opens its input")
+        source = opened.source
         self._require_same(source)
-        sink = self._aside(lambda: self._ready_sink(kept), "opens its output")
+        self._aside(lambda: source.check_apart(request.output), "opens its output")
+        sink = self._aside(lambda: open_output(self.view, kept), "opens its output")
         self._note({"is_fresh": "", "is_assembled": ""})
         if not sink.is_assembled or self.view.is_retry:
             producer = Producer(self._shift.url, submit_timeout_s=PATIENCE_S)
             try:
-                plan = self._plan(kept.plan, source, binding, published, producer)
-                notes = self._aside(lambda: _prefix(sink, plan), "looks at its parts")
+                plan = self._plan(kept.plan, opened, published, producer)
+                notes = self._aside(lambda: finished_parts(sink, plan), "looks at its parts")
                 self.count = Count(
                     source.rows, len(notes), sum(one.rows for one in notes), sum(one.failed for one in notes)
                 )
-                self._score(producer, plan, kept.round, published, source, binding, page_layout, sink, notes)
+                self._score(producer, plan, kept.round, published, opened, sink, notes)
             finally:
                 producer.close()
         keep, rows = self.count.failed > 0, source.rows or self.count.rows
@@ -157,7 +113,8 @@ class Turn:
         if self._scored_s > 0:
             fields["rows_per_s"] = round(self._scored / self._scored_s, 1)  # of the whole turn
         left = self._ask(lambda: self._lease.leave(state, fields))
-        self._shift.tell({"state": left, "rows_done": self.count.rows, "rows_failed": self.count.failed})
+        done = {"rows_done": self.count.rows, "rows_failed": self.count.failed, "doing": "", "eta_s": 0.0}
+        self._shift.tell({"state": left, **done})
         log.info(
             "run left",
             run=self.view.id,
@@ -180,11 +137,6 @@ class Turn:
                 f"version again and `penstock run resume {self.view.id}`, or submit it with --if-exists overwrite"
             )
 
-    def _opened(self, mapping: Mapping, published: spec.Published) -> tuple[Source, Binding, Layout]:
-        source = open_source(self.view.request.input, kind=self.view.request.input_kind)
-        binding = bind(mapping, source.schema, published.spec)
-        return source, binding, layout(published.spec, mapping.outputs, binding.key_schema)
-
     def _require_same(self, source: Source) -> None:
         if not self.view.fingerprint:
             self._note({"fingerprint": source.fingerprint})
@@ -194,21 +146,14 @@ class Turn:
                 "what it is now"
             )
 
-    def _sink(self, *, replace: bool) -> Sink:
-        request = self.view.request
-        return open_sink(request.output, kind=request.output_kind, run=self.view.id, replace=replace)
-
-    def _ready_sink(self, kept: run_lease.Kept) -> Sink:
-        if self.view.is_fresh or not kept.plan:
-            self._sink(replace=True).discard()  # of a run of this id that was forgotten, or is to begin anew
-        return self._sink(replace=kept.is_replacing or self.view.is_retry)
-
-    def _plan(self, kept: str, source: Source, binding: Binding, published: spec.Published, producer: Producer) -> Plan:
+    def _plan(self, kept: str, opened: Input, published: spec.Published, producer: Producer) -> Plan:
         if kept and not self.view.is_fresh:
             return msgspec.json.decode(kept, type=Plan)
-        group = self._aside(lambda: look(source, binding, published.spec.max_rows), "reads its first rows")
+        group = self._aside(
+            lambda: look(opened.source, opened.binding, published.spec.max_rows), "reads its first rows"
+        )
         plan = make_plan(
-            source, published, producer, job_rows=self.view.request.rows_per_job, rate=self.view.request.rate, group=group,
+            opened.source, published, producer, job_rows=self.view.request.rows_per_job, rate=self.view.request.rate, group=group,
             tick=self._ticker("measures the model"),
         )  # fmt: skip
         self._note({"plan": msgspec.json.encode(plan).decode()})
@@ -217,9 +162,10 @@ class Turn:
     # --- the rows ---------------------------------------------------------------------------
 
     def _score(
-        self, producer: Producer, plan: Plan, round: str, published: spec.Published, source: Source, binding: Binding,
-        page_layout: Layout, sink: Sink, notes: list[PartNote],
+        self, producer: Producer, plan: Plan, round: str, published: spec.Published, opened: Input, sink: Sink,
+        notes: list[PartNote],
     ) -> None:  # fmt: skip
+        source, binding, page_layout = opened
         request, settings = self.view.request, self._shift.settings.runs
 
         def chunks(first: int) -> Any:
@@ -251,7 +197,7 @@ class Turn:
         finally:
             self._scored, self._scored_s = courier.answered, time.monotonic() - began
         if stopped is not None:
-            raise _Stop(stopped)
+            raise Stop(stopped)
 
     # --- meanwhile --------------------------------------------------------------------------
 
@@ -292,20 +238,9 @@ class Turn:
             if is_final:
                 return
             if asked in ("pause", "cancel"):
-                raise _Stop(Stopped("queued", asked))
+                raise Stop(Stopped("queued", asked))
             stopped = self._watch.stopped()
             if stopped is not None:
-                raise _Stop(stopped)
+                raise Stop(stopped)
 
         return tick
-
-
-def _prefix(sink: Sink, plan: Plan) -> list[PartNote]:
-    """Notes of the parts that are there from the first on without a gap, and are this plan's."""
-    found = sink.finished()
-    notes = []
-    for index in range(len(found)):
-        if index not in found or found[index].first_row != index * plan.chunk_rows:
-            break
-        notes.append(found[index])
-    return notes

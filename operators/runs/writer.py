@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pyarrow as pa
+import structlog
 
 from operators.runs.data.sink import Sink
 from operators.runs.lease import Lease
 
 WAITING = 2  # finished chunks that wait to be written, at most
 POLL_S, TICK_S = 0.05, 1.0
+HANGS_S = 20.0  # of one part, once the run is to be left; supervisord waits 30
+STUCK = 70  # exit code
+
+
+log = structlog.get_logger()
 
 
 class Part(msgspec.Struct, frozen=True, eq=False):
@@ -52,11 +60,20 @@ class Writer(threading.Thread):
         """No more parts come, `is_ended` is set once all are written; False when there is no room for that word yet."""
         return self._put(None)
 
-    def stop(self, tick: Callable[[], Any] = lambda: None) -> None:
-        """Drops the parts that wait, and waits for the one under way, with a `tick` each second: after this nothing is written."""
+    def stop(self, tick: Callable[[], Any] = lambda: None, *, give_up: Callable[[int], Any] = os._exit) -> None:
+        """Drops the parts that wait, and waits for the one under way, with a `tick` each second: after this nothing is written.
+
+        A write that hangs on a dead file system cannot be ended, and might still come through once another has the run: the
+        program ends itself then.
+        """
         self._over.set()
+        give_up_at = time.monotonic() + HANGS_S
         while self.is_alive():
             self.join(TICK_S)
+            if time.monotonic() >= give_up_at:
+                log.error("a part cannot be written", next="the program ends, supervisord starts it again")
+                give_up(STUCK)
+                return
             tick()
 
     def check(self) -> None:
@@ -79,7 +96,7 @@ class Writer(threading.Thread):
                     return
                 self._sink.write(part.index, table, first_row=part.first_row)
                 self.written.append(part)
-        except BaseException as error:  # the thread's edge: whoever gives the next part is told
+        except BaseException as error:  # noqa: BLE001 - the thread's edge: whoever gives the next part is told
             self._error = error
 
     def _put(self, part: Part | None) -> bool:

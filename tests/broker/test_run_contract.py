@@ -34,7 +34,8 @@ def test_the_same_request_is_the_same_run_and_another_mapping_input_version_or_o
         runs.run_id(request(mapping={"a": 1, "b": 2}), "f", "2"),
         runs.run_id(request(mapping={"a": 1, "b": 2}, output="/o"), "f", "1"),
     }  # fmt: skip
-    assert said not in others and len(others) == 4
+    assert said not in others
+    assert len(others) == 4
     assert len(said) == 12
 
 
@@ -51,7 +52,7 @@ def test_a_submitted_run_is_seen_and_the_same_again_attaches_to_it(link: Link) -
 
 def test_a_run_that_exists_is_refused_where_that_was_asked_for(link: Link) -> None:
     submitted(link)
-    with pytest.raises(RunError, match="run r1 exists already and is queued; .*--if-exists"):
+    with pytest.raises(RunError, match=r"run r1 exists already and is queued; .*--if-exists"):
         runs.submit(link, request(), "r1", if_exists="fail")
 
 
@@ -59,7 +60,7 @@ def test_a_run_begins_anew_when_it_is_to_be_overwritten_but_not_while_it_is_work
     submitted(link)
     run_lease.take(link, "r1", ME)
     run_lease.note(link, "r1", ME, {"rows_done": 5, "plan": "p"})
-    with pytest.raises(RunError, match="is being worked.*penstock run cancel r1"):
+    with pytest.raises(RunError, match=r"is being worked.*penstock run cancel r1"):
         runs.submit(link, request(), "r1", if_exists="overwrite")
     run_lease.note(link, "r1", ME, leave="done", keep_ms=60_000)
     view, is_new = runs.submit(link, request(), "r1", if_exists="overwrite")
@@ -71,10 +72,10 @@ def test_a_run_begins_anew_when_it_is_to_be_overwritten_but_not_while_it_is_work
 
 def test_a_failed_run_that_is_submitted_again_goes_on_and_a_cancelled_one_begins_anew(link: Link) -> None:
     for state, is_fresh in (("failed", False), ("cancelled", True)):
-        runs.submit(link, request(), state)
+        runs.submit(link, request(output=f"/{state}"), state)
         run_lease.take(link, state, ME)
         run_lease.note(link, state, ME, {"is_fresh": "", "error": "no space"}, leave=state, keep_ms=60_000)
-        view, is_new = runs.submit(link, request(error_limit=9), state)
+        view, is_new = runs.submit(link, request(output=f"/{state}", error_limit=9), state)
         assert (is_new, view.state, view.is_fresh, view.error) == (False, "queued", is_fresh, "")
         assert view.request.error_limit == 9
         assert link.call("PTTL", keys.run(state)) == -1
@@ -85,7 +86,7 @@ def test_a_full_redis_refuses_new_runs_and_takes_notes_of_those_under_way(link: 
     link.call("CONFIG", "SET", "maxmemory", 1)
     assert "OOM" in str(link.call_all([("SET", "probe", "x")])[0])
     with pytest.raises(RunError, match="Redis is full"):
-        runs.submit(link, request(), "r2")
+        runs.submit(link, request(output="/2"), "r2")
     assert run_lease.take(link, "r1", ME) == 1
     run_lease.note(link, "r1", ME, {"rows_done": 5}, failed=[RowError(1, {}, "no")])
     run_lease.beat(link, "box", "runs_00", pid=1, run="r1")
@@ -148,7 +149,7 @@ def test_a_run_that_is_left_is_free_at_once_and_forgotten_in_time_when_it_ended(
 
 def test_runs_whose_time_is_over_leave_the_list(link: Link) -> None:
     submitted(link)
-    runs.submit(link, request(), "r2")
+    runs.submit(link, request(output="/2"), "r2")
     link.call("DEL", keys.run("r1"))
     assert [one.id for one in runs.views(link)] == ["r2"]
     assert run_lease.prune(link) == 1
@@ -192,7 +193,7 @@ def test_a_pause_is_taken_back_before_the_worker_saw_it(link: Link) -> None:
 
 def test_rows_are_scored_again_only_of_a_run_that_went_through_with_errors(link: Link) -> None:
     submitted(link)
-    with pytest.raises(RunError, match="run r1 is queued: .*wait for its end"):
+    with pytest.raises(RunError, match=r"run r1 is queued: .*wait for its end"):
         runs.ask(link, "r1", "retry")
     run_lease.take(link, "r1", ME)
     round_before = run_lease.kept(link, "r1").round
@@ -212,7 +213,7 @@ def test_what_cannot_be_asked_says_what_can(link: Link) -> None:
     submitted(link)
     run_lease.take(link, "r1", ME)
     run_lease.note(link, "r1", ME, leave="failed", keep_ms=1000)
-    with pytest.raises(RunError, match="has ended .failed. and cannot cancel; `penstock run resume"):
+    with pytest.raises(RunError, match=r"has ended .failed. and cannot cancel; `penstock run resume"):
         runs.ask(link, "r1", "cancel")
     assert runs.ask(link, "r1", "resume").state == "queued"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import PurePosixPath
@@ -17,6 +17,7 @@ import pyarrow as pa
 from fsspec.utils import glob_translate
 
 from broker.errors import RunError
+from broker.roots import check_within
 
 _MARKS = ("ETag", "etag", "md5Hash", "checksum", "mtime", "LastModified", "last_modified", "modified", "created")
 _COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
@@ -48,14 +49,18 @@ class Entry(msgspec.Struct, frozen=True):
 class Files:
     """What stands behind one URL, in name order. Entries are listed once; each opening checks that its file did not change."""
 
-    def __init__(self, url: str) -> None:
-        """Raises RunError when nothing is there, or the URL cannot be reached."""
+    def __init__(self, url: str, roots: Sequence[str] = ()) -> None:
+        """Raises RunError when nothing is there, or the URL cannot be reached, or a file lies outside of the roots (() allows all)."""
         self.url = url
+        self._roots = roots
+        check_within(roots, url, "input")
         self._fs, self._root = reach(url)
         with told(url, "read"):
             self.entries = tuple(sorted(self._listed(self._root), key=lambda entry: entry.name))
         if not self.entries:
             raise RunError(f"input {url} holds no files; name a file, a folder or a glob that has some")
+        for entry in self.entries:
+            self._require_within(entry)
 
     @property
     def is_local(self) -> bool:
@@ -106,6 +111,7 @@ class Files:
 
     def check(self, entry: Entry) -> None:
         """Raises RunError unless the file is the one that was listed."""
+        self._require_within(entry)
         with told(entry.path, "read"):
             self._fs.invalidate_cache(self._fs._parent(entry.path))
             now = self._entry(entry.path, entry.name, None)
@@ -114,6 +120,11 @@ class Files:
                 f"input {entry.path} changed since the run began ({entry.size} bytes then, {now.size} now); "
                 "submit a new run, and leave its files alone until it ends"
             )
+
+    def _require_within(self, entry: Entry) -> None:
+        """A link may lead anywhere, and may be another one than it was. Stores have none that could."""
+        if self.is_local:
+            check_within(self._roots, entry.path, "input")
 
     def _listed(self, root: str) -> list[Entry]:
         if any(letter in root for letter in "*?[") and not self._fs.exists(root):

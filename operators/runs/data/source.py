@@ -92,13 +92,13 @@ class Source:
         return cut(self._reader.pieces(first * rows, columns, rows), rows, first)
 
 
-def open_source(url: str, *, kind: str = "") -> Source:
+def open_source(url: str, *, kind: str = "", roots: Sequence[str] = ()) -> Source:
     """Opens a file, folder, glob or fsspec URL; several files are one source, in the order of their names.
 
     `kind` is told by the files' names unless given. Raises RunError: nothing there, an unknown kind, an empty input,
-    a file whose structure is broken, files that do not fit together.
+    a file whose structure is broken, files that do not fit together; and one that does not lie within `roots`, unread (() is anywhere).
     """
-    files = Files(url)
+    files = Files(url, roots)
     kind = kind or kind_of(files)
     readers: dict[str, Callable[[Files], Reader]] = {
         "parquet": ParquetReader,

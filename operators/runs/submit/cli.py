@@ -92,7 +92,9 @@ def submit(
     )  # fmt: skip
     with linked(settings) as link:
         words = Words(inputs, keys, outputs, file)
-        order = make_order(link, request, words, if_exists=if_exists, is_shared=is_shared, host=settings.host)
+        order = make_order(
+            link, request, words, if_exists=if_exists, is_shared=is_shared, host=settings.host, roots=settings.run_roots
+        )
         view, is_new = run_order.submit(link, order)
         audit.record(link, "run submit", f"{view.id} {view.request.output}", reason=reason)
     if order.warning:
@@ -118,6 +120,7 @@ def check(
 ) -> None:  # fmt: skip
     """Check the mapping of INPUT to a model, score its first 100 rows, and say how long the whole would take. Writes nothing."""
     from broker.fingerprint import absolute
+    from broker.roots import check_within
     from operators.runs.ordering import fit, read_mapping
     from operators.runs.trial import try_out
     from producer import Producer
@@ -125,7 +128,9 @@ def check(
     settings = load(config)
     with linked(settings) as link:
         spec = run_order.known_model(link, model)
-        bound = fit(spec, absolute(input), input_kind or "", read_mapping(Words(inputs, keys, outputs, file)))
+        place, roots = absolute(input), settings.run_roots
+        check_within(roots, place, "input")
+        bound = fit(spec, place, input_kind or "", read_mapping(Words(inputs, keys, outputs, file)), roots=roots)
         with Producer(settings.redis_url) as producer:
             found = try_out(link, producer, bound)
     if is_json:

@@ -80,3 +80,13 @@ def test_a_reload_that_died_halfway_is_still_seen_and_can_be_done_again_or_taken
     # then
     file.write_text(newer)
     assert unapplied.compare(settings.load(str(file), environ={})) == ()
+
+
+@pytest.mark.parametrize("found", [b"\xff", b"[slot]\nlease_of_before = 1\n"])
+def test_a_copy_that_cannot_be_read_is_named_and_not_taken_for_none(file: Path, found: bytes) -> None:
+    copy = file.parent / "var" / "applied.toml"
+    copy.write_bytes(found)
+    chosen = settings.load(str(file), environ={})
+    for reading in (lambda: as_a_slot(file), lambda: applied.in_force(chosen), lambda: applied.carried_out(chosen)):
+        with pytest.raises(ConfigError, match=f"{copy}, (what|the copy) the pool was given: "):
+            reading()

@@ -18,7 +18,7 @@ from broker.embedded import temporary_server
 from broker.runs import Request, View
 from broker.settings import Settings
 from operators.runs.shift import Shift
-from operators.runs.turn import take_turn
+from operators.runs.taking import take_turn
 from tests import models
 from workers.testing import LocalPool, local_pool
 

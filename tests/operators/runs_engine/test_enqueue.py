@@ -67,7 +67,7 @@ def test_a_run_becomes_one_rq_job_of_its_id_that_may_take_for_ever(
     assert (job.func_name, job.args, job.timeout) == ("operators.runs.tasks.score", ["r1"], -1)
     assert job.meta == {"rows_done": 0, "rows_total": None, "rows_failed": 0}
     assert not connection.hget("rq:job:r1", "serializer")
-    assert enqueuer.look() == [] and enqueuer.look() == []
+    assert [enqueuer.look() for _ in range(2)] == [[], []]
     assert queued(connection) == {"normal": ["r1"]}
 
 
@@ -155,7 +155,7 @@ def test_a_worker_works_runs_and_rq_shows_their_progress_and_their_ends(
     enqueuer = Enqueuer(SETTINGS, link=link, connection=connection, name="runs_00", task=score)
     bench.write(100)
     good = bench.submit(host="box")
-    bad = bench.submit(host="box", model="none")
+    bad = bench.submit(host="box", model="none", output=str(bench.folder / "bad.parquet"))
     worker = make_worker(queue_names("box"), connection)
     told: list[int] = []
 
@@ -198,7 +198,8 @@ def test_all_of_it_is_within_the_rights_of_the_role_runs(tmp_path: Path, binary:
         worker.register_birth()
         worker.run_maintenance_tasks()
         taken = worker.dequeue_job_and_maintain_ttl(1)
-        assert taken is not None and taken[0].id == "r1"
+        assert taken is not None
+        assert taken[0].id == "r1"
         worker.prepare_execution(taken[0])
         worker._kept_alive = time.monotonic() - 60
         worker.keep_alive()

@@ -13,13 +13,13 @@ MODEL = ModelSpec(name="m", version="1", takes="tensors", inputs=(), outputs=(),
 @pytest.mark.parametrize(
     ("row_bytes", "rows_per_s", "total", "wish", "wanted"),
     [
-        (256, 1e6, 2_000_000, 0, Plan(65_536, 8192, 256)),  # as large as bytes let
+        (256, 1e6, 2_000_000, 0, Plan(131_072, 8192, 256)),  # as large as bytes let
         (256, 10_000.0, 2_000_000, 0, Plan(9728, 4864, 256)),  # as large as half a second lets, in whole batches
         (256, 100.0, 10_000, 0, Plan(100, 50, 256)),  # a slow model: a kill costs a second
         (256, 100.0, 5_000_000, 0, Plan(1000, 50, 256)),  # but not a million parts
-        (150_528, 1000.0, 50_000, 0, Plan(104, 13, 150_528)),  # images: 16 MB in a part
-        (5 << 20, 10.0, 100, 0, Plan(3, 1, 5 << 20)),  # rows beyond any limit are refused one by one
-        (256, 1e6, 2_000_000, 100, Plan(65_500, 100, 256)),  # the user's wish
+        (150_528, 1000.0, 50_000, 0, Plan(221, 13, 150_528)),  # images: 32 MB in a part
+        (5 << 20, 10.0, 100, 0, Plan(6, 1, 5 << 20)),  # rows beyond any limit are refused one by one
+        (256, 1e6, 2_000_000, 100, Plan(131_000, 100, 256)),  # the user's wish
         (256, 0.01, 10, 0, Plan(1, 1, 256)),
     ],
 )
