@@ -69,8 +69,11 @@ class Pool:
 
 
 @contextlib.contextmanager
-def running(file: Path, *, model: str, artifact: Path, slots: int, retire: dict[str, Any]) -> Iterator[Pool]:
-    """Writes pool.toml to `file` and has the pool up and ready for the block; its state lies in a folder beside it.
+def running(
+    file: Path, *, model: str, artifact: Path, slots: int, retire: dict[str, Any], bodies: str = "redis"
+) -> Iterator[Pool]:
+    """Writes pool.toml to `file` and has the pool up and ready for the block; its state lies in a folder beside it, large bodies
+    where `bodies` says.
 
     That folder is emptied first and removed after a good end; after a bad one it stays, for its logs. Raises PenstockError.
     """
@@ -81,6 +84,7 @@ def running(file: Path, *, model: str, artifact: Path, slots: int, retire: dict[
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(
         f'# Written by {__name__}; edits are lost.\n[pool]\nvar_dir = "{folder.name}"\nmost_slots = {slots}\n\n'
+        f'[queue]\nbodies = "{bodies}"\n\n'
         f'[models.{model}]\nartifact = "{artifact}"\nslots = {slots}\nretire = {{ {limits} }}\n'
     )
     settings = load(str(file))

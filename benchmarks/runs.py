@@ -3,7 +3,8 @@
 2 000 000 rows of 64 float32 in Parquet, scored by the benchmarks' MLP into Parquet. The bare loop is one process with no Redis and
 no second one: pyarrow's batches, `session.run` on 256 rows at a time with the threads of the slot's engine, a row group at a time
 written. Both in turns; the ratio is the median of the rounds' own. `ours` counts from submit to done; memory is looked at meanwhile.
-The predictions must be the same, row by row.
+The predictions must be the same, row by row. Bodies of jobs stand in a folder of /dev/shm, as docs/runs.md advises for one host;
+`--bodies redis` has them in Redis.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def require_same(ours: Path, theirs: Path) -> None:
         raise RuntimeError("runs: confidences differ from the bare loop's")
 
 
-def measure(folder: Path, rows: int, rounds: int, say: Callable[[str], Any]) -> dict[str, Any]:
+def measure(folder: Path, rows: int, rounds: int, bodies: str, say: Callable[[str], Any]) -> dict[str, Any]:
     """Bare and ours in turns, in one pool."""
     artifact = build(folder / "mlp", features=FEATURES)
     graph = (folder / "mlp" / "model.onnx").read_bytes()
@@ -142,7 +143,9 @@ def measure(folder: Path, rows: int, rounds: int, say: Callable[[str], Any]) -> 
     write_input(source, rows)
     bare_s: list[float] = []
     ours: list[Run] = []
-    with running(folder / "pool.toml", model="mlp", artifact=artifact.folder, slots=1, retire={"max_jobs": 0}) as pool:
+    with running(
+        folder / "pool.toml", model="mlp", artifact=artifact.folder, slots=1, retire={"max_jobs": 0}, bodies=bodies
+    ) as pool:
         _wait_for_program(pool)
         for number in range(rounds):
             bare_s.append(bare_loop(graph, source, folder / "bare.parquet"))
@@ -156,7 +159,7 @@ def measure(folder: Path, rows: int, rounds: int, say: Callable[[str], Any]) -> 
     worked = [bare / one.worked_s for bare, one in zip(bare_s, ours, strict=True)]
     grown = {name: growth(ours[-1].memory_mb[name]) for name in ours[-1].memory_mb}
     return about | {
-        "rows": rows, "rounds": rounds, "bare_rows_per_s": rows / median(bare_s), "ratio": median(ratios),
+        "rows": rows, "rounds": rounds, "bodies": "Redis" if bodies == "redis" else "/dev/shm", "bare_rows_per_s": rows / median(bare_s), "ratio": median(ratios),
         "ours_rows_per_s": rows / median(one.took_s for one in ours), "ratios": ratios, "ratio_worked": median(worked),
         "growth": grown, "peak_mb": {name: max(samples, default=0) for name, samples in ours[-1].memory_mb.items()},
         "load_1m": machine.load_1m(),
@@ -175,7 +178,7 @@ def text(figures: dict[str, Any]) -> str:
     """The page."""
     bare_rate, ours_rate = figures["bare_rows_per_s"], figures["ours_rows_per_s"]
     lines = [
-        f"bulk run of {figures['rows']} rows x {FEATURES} float32, Parquet to Parquet, one slot; {figures['rounds']} rounds in turns",
+        f"bulk run of {figures['rows']} rows x {FEATURES} float32, Parquet to Parquet, one slot, bodies in {figures['bodies']}; {figures['rounds']} rounds in turns",
         f"{figures['machine']}, {figures['cores']} cores; {figures['server']}; {figures['date']}; load {figures['load_1m']:.1f}",
         f"bare loop (read, session.run on {BATCH} rows, write): {report.figure(bare_rate, 0)} rows/s",
         f"penstock run, submit to done:                       {report.figure(ours_rate, 0)} rows/s",
@@ -195,12 +198,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.runs", description="A bulk run beside the bare loop.")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROWS} rows; writes no results")
     parser.add_argument("--rounds", type=int, default=0)
+    parser.add_argument("--bodies", choices=("shm", "redis"), default="shm", help="where the jobs' rows stand")
     given = parser.parse_args()
     rows, rounds = (QUICK_ROWS, QUICK_ROUNDS) if given.quick else (ROWS, ROUNDS)
     (ROOT / "var").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=ROOT / "var") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-", dir=ROOT / "var") as folder,
+        tempfile.TemporaryDirectory(prefix="penstock-", dir="/dev/shm") as shm,
+    ):
+        bodies = shm if given.bodies == "shm" else "redis"
         try:
-            figures = measure(Path(folder), rows, given.rounds or rounds, lambda line: print(line, file=sys.stderr))
+            figures = measure(
+                Path(folder), rows, given.rounds or rounds, bodies, lambda line: print(line, file=sys.stderr)
+            )
         except (PenstockError, RuntimeError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

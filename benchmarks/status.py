@@ -147,9 +147,7 @@ def main() -> None:
         line = f"{what}: median {statistics.median(found):.1f} ms, best {min(found):.1f} ms of {len(found)}; wanted below {limit_ms:g} ms"
         lines.append(line)
     cpu_ms = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000 / COMMANDS
-    lines.append(
-        f"of it on the processor: {cpu_ms:.0f} ms, most of it importing"
-    )
+    lines.append(f"of it on the processor: {cpu_ms:.0f} ms, most of it importing")
     lines.append(f"penstock top, a look a second on 80 x 24: {share:.1%} of a core over {TOP_S:g} s; wanted below 3 %")
     RESULTS.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

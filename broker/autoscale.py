@@ -51,7 +51,7 @@ class State(msgspec.Struct, frozen=True):
 def overrides(link: Link, host: str) -> dict[str, Override]:
     """model -> what an operator set; a body nobody can read counts as off, for nothing is to be started by a guess."""
     raw = link.call("HGETALL", keys.autoscale(host))
-    return {raw[at].decode(): _override(raw[at + 1]) for at in range(0, len(raw), 2)}
+    return {raw[at].decode(errors="replace"): _override(raw[at + 1]) for at in range(0, len(raw), 2)}
 
 
 def override(link: Link, host: str, model: str, wish: Override) -> None:

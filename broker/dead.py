@@ -16,6 +16,7 @@ from broker.bodies_store import open_store
 from broker.claimed import with_body
 from broker.connection import Link, ResponseError, is_out_of_memory
 from broker.errors import DecodeError, InvalidInput, QueueFull, StoreError, UnknownLetter, UnknownModel
+from broker.figures import whole
 from broker.messages import LANES, Job
 from broker.queue import DEAD_CAP
 
@@ -150,15 +151,15 @@ class DeadLetters:
 def read_letter(model: str, entry: bytes, size: int, flat: Sequence[bytes]) -> Letter:
     """One entry of the dead letters; `size` is told apart, since the job need not be among its fields."""
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    lane = int(fields.get(b"lane", b"2"))
+    lane = whole(fields.get(b"lane")) or 0
     return Letter(
         id=f"{model}:{_text(fields.get(b'id'))}",
         reason=_text(fields.get(b"reason")),
         error=_error(fields.get(b"outcome", b"")),
-        attempts=int(fields.get(b"attempts", b"0")),
-        deliveries=int(fields.get(b"deliveries", b"0")),
-        lane=LANES[lane - 1],
-        submitted_ms=int(fields.get(b"submitted_ms", b"0")),
+        attempts=whole(fields.get(b"attempts")) or 0,
+        deliveries=whole(fields.get(b"deliveries")) or 0,
+        lane=LANES[lane - 1] if 1 <= lane <= len(LANES) else "normal",
+        submitted_ms=whole(fields.get(b"submitted_ms")) or 0,
         died_ms=int(entry.partition(b"-")[0]),
         size=size,
         entry=entry.decode(),

@@ -11,6 +11,7 @@ import msgspec
 
 from broker import keys, roster
 from broker.connection import Command, Link, ResponseError, is_missing_group
+from broker.figures import whole, wholes
 from broker.messages import LANES
 
 ENDS = ("done", "failed", "dead", "expired", "cancelled")
@@ -83,10 +84,10 @@ def _demand(model: str, replies: Sequence[Any], heads: Mapping[str, int], alive:
         jobs=sum(depth for _, depth, _ in lanes),
         claimed=sum(_count(pending) for _, _, pending in lanes),
         oldest_ms=max(0, now_ms - min(first)) if first else None,
-        ended=sum(int(count or 0) for count in ended),
-        wanted={host: int(count) for host, count in roster.strings(wanted).items() if host in alive},
-        ready=frozenset(map(bytes.decode, ready)),
-        failing=frozenset(map(bytes.decode, failing)),
+        ended=sum(whole(count) or 0 for count in ended),
+        wanted={host: count for host, count in wholes(roster.strings(wanted)).items() if host in alive},
+        ready=frozenset(roster.names(ready)),
+        failing=frozenset(roster.names(failing)),
         paused=off,
     )
 

@@ -79,7 +79,10 @@ def _local_files(path: str) -> Iterator[_File]:
 def _local_names(path: str) -> Iterator[tuple[str, str]]:
     if any(letter in path for letter in MAGIC):
         base = os.path.dirname(path[: min(path.find(letter) for letter in MAGIC if letter in path)])
-        found = [file for file in glob(path, recursive=True, include_hidden=True) if os.path.isfile(file)]
+        found = [
+            file for file in glob(path, recursive=True, include_hidden=True)
+            if os.path.isfile(file) and not _is_behind_link(file, base)
+        ]  # fmt: skip
     elif os.path.isdir(path):
         base = path.rstrip("/")
         found = [os.path.join(folder, name) for folder, _, names in os.walk(base) for name in names]
@@ -90,6 +93,16 @@ def _local_names(path: str) -> Iterator[tuple[str, str]]:
         name = file[len(base) :].lstrip("/")
         if not _is_hidden(name):
             yield name, file
+
+
+def _is_behind_link(file: str, base: str) -> bool:
+    """Whether a linked folder below `base` leads to it; fsspec does not go there."""
+    above = os.path.dirname(file)
+    while len(above) > len(base):
+        if os.path.islink(above):
+            return True
+        above = os.path.dirname(above)
+    return False
 
 
 def _remote_files(url: str) -> Iterator[_File]:

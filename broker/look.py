@@ -15,6 +15,7 @@ from broker import keys, overlap, roster, spec
 from broker import paused as pauses
 from broker.connection import Command, Link, ResponseError, is_missing_group
 from broker.errors import DecodeError
+from broker.figures import wholes
 from broker.messages import LANES
 from broker.overlap import Request
 from broker.paused import Pause
@@ -48,6 +49,7 @@ class Look(msgspec.Struct, frozen=True):
     info: dict[str, str]
     models: tuple[ModelLook, ...]
     assignments: dict[int, Assignment]
+    trouble: str  # why the assignments cannot be read, then there are none; '' where they can
     requests: dict[int, Request]
     agent: dict[str, str]
     states: dict[str, dict[str, str]]  # by the slot's name; empty for one that beats no more
@@ -68,7 +70,7 @@ def look(link: Link, host: str, models: Iterable[str] = ()) -> Look:
     )  # fmt: skip
     now_ms = roster.read_time(time)
     last = roster.read_beats(beats)
-    names = sorted({*(name.decode() for name in published), *models})
+    names = sorted({*roster.names(published), *models})
     asked = [_of_model(name, now_ms) for name in names]
     replies = iter(
         _ask(link, [*(one for each in asked for one in each), *(("HGETALL", keys.slot(name)) for name in last)])
@@ -76,17 +78,19 @@ def look(link: Link, host: str, models: Iterable[str] = ()) -> Look:
     found = [[next(replies) for _ in each] for each in asked]
     states = {name: roster.strings(next(replies)) for name in last}
     heads = _heads(link, names, found)
+    assignments, trouble = _assignments(given)
     return Look(
         now_ms=now_ms,
         info=read_info(info),
         models=tuple(_model(name, each, heads) for name, each in zip(names, found, strict=True)),
-        assignments=roster.read_assignments(given),
+        assignments=assignments,
+        trouble=trouble,
         requests=overlap.read(requests),
         agent=roster.strings(agent),
         states=states,
         beats=last,
         exits=roster.read_exits(exits),
-        restarts={field: int(count) for field, count in roster.strings(restarts).items()},
+        restarts=wholes(roster.strings(restarts)),
     )
 
 
@@ -150,13 +154,20 @@ def _model(name: str, replies: Sequence[Any], heads: Mapping[str, int]) -> Model
         claimed=sum(map(_count, pending)),
         dead=dead,
         first_ms=min(first) if first else None,
-        counters={field: int(value) for field, value in roster.strings(counters).items()},
-        wanted={host: int(count) for host, count in roster.strings(wanted).items()},
-        ready=frozenset(map(bytes.decode, ready)),
+        counters=wholes(roster.strings(counters)),
+        wanted=wholes(roster.strings(wanted)),
+        ready=frozenset(roster.names(ready)),
         published=known,
         trouble=trouble,
         paused=pauses.read(paused),
     )
+
+
+def _assignments(given: Sequence[bytes]) -> tuple[dict[int, Assignment], str]:
+    try:
+        return roster.read_assignments(given), ""
+    except DecodeError as error:
+        return {}, str(error)
 
 
 def _count(pending: Any) -> int:

@@ -58,7 +58,7 @@ def read(raw: Sequence[bytes]) -> dict[int, Request]:
     found = {}
     for number, body in zip(raw[::2], raw[1::2], strict=True):
         request = decode(body)
-        if request is not None:
+        if request is not None and number.isdigit():
             found[int(number)] = request
     return found
 

@@ -12,7 +12,9 @@ from typing import Any
 import msgspec
 
 from broker import keys
-from broker.connection import Command, Link, evalsha
+from broker.connection import Command, Link, ResponseError, evalsha
+from broker.errors import DecodeError
+from broker.figures import whole, wholes
 from broker.messages import LANES
 
 FORGET_SLOT_MS = 24 * 3_600_000  # a slot that beats no more leaves the list after a day
@@ -81,7 +83,8 @@ def read_exits(reply: Sequence[Any]) -> list[Exit]:
     found = []
     for entry, fields in reply:
         row = strings(fields)
-        found.append(Exit(row["slot"], row["reason"], row["detail"], int(row["jobs"]), int(entry.partition(b"-")[0])))
+        slot, reason, detail = (row.get(name, "") for name in ("slot", "reason", "detail"))
+        found.append(Exit(slot, reason, detail, whole(row.get("jobs")) or 0, int(entry.partition(b"-")[0])))
     return found
 
 
@@ -99,7 +102,8 @@ def events(link: Link, count: int = 200) -> list[Event]:
     for entry, fields in link.call("XREVRANGE", keys.events(), "+", "-", "COUNT", count):
         row = strings(fields)
         at_ms = int(entry.partition(b"-")[0])
-        found.append(Event(at_ms, row["host"], row["slot"], row["kind"], row["detail"], int(row["pid"])))
+        host, slot, kind, detail = (row.get(name, "") for name in ("host", "slot", "kind", "detail"))
+        found.append(Event(at_ms, host, slot, kind, detail, whole(row.get("pid")) or 0))
     return found
 
 
@@ -123,7 +127,8 @@ def last_beats(link: Link) -> dict[str, int]:
 
 def read_beats(flat: Sequence[bytes]) -> dict[str, int]:
     """Of the whole zset of slots, with scores."""
-    return {flat[at].decode(): int(float(flat[at + 1])) - FORGET_SLOT_MS for at in range(0, len(flat), 2)}
+    due_ms = ((name, whole(score)) for name, score in zip(names(flat[::2]), flat[1::2], strict=True))
+    return {name: at_ms - FORGET_SLOT_MS for name, at_ms in due_ms if at_ms is not None}
 
 
 def forget_slot(link: Link, name: str, model: str) -> None:
@@ -135,19 +140,18 @@ def forget_slot(link: Link, name: str, model: str) -> None:
 
 def restarts(link: Link) -> Counter[str]:
     """slot:reason -> count, since the pool's Redis began."""
-    row = strings(link.call("HGETALL", keys.restarts()))
-    return Counter({field: int(count) for field, count in row.items()})
+    return Counter(wholes(strings(link.call("HGETALL", keys.restarts()))))
 
 
 def slots(link: Link) -> dict[str, dict[str, str]]:
     """name -> state of every slot known; a slot that beats no more has an empty state."""
-    return states(link, [name.decode() for name in link.call("ZRANGE", keys.slots(), 0, -1)])
+    return states(link, names(link.call("ZRANGE", keys.slots(), 0, -1)))
 
 
-def states(link: Link, names: Sequence[str]) -> dict[str, dict[str, str]]:
+def states(link: Link, slots: Sequence[str]) -> dict[str, dict[str, str]]:
     """name -> state of these slots; empty for one that beats no more."""
-    replies = link.call_all([("HGETALL", keys.slot(name)) for name in names])
-    return {name: strings(reply) for name, reply in zip(names, replies, strict=True)}
+    replies = _checked(link.call_all([("HGETALL", keys.slot(name)) for name in slots]))
+    return {name: strings(reply) for name, reply in zip(slots, replies, strict=True)}
 
 
 def now_ms(link: Link) -> int:
@@ -163,18 +167,19 @@ def read_time(reply: Sequence[bytes]) -> int:
 
 def ready(link: Link, model: str) -> list[str]:
     """Names of the slots of the model that are ready now."""
-    return [name.decode() for name in link.call("ZRANGEBYSCORE", keys.ready(model), f"({now_ms(link)}", "+inf")]
+    return names(link.call("ZRANGEBYSCORE", keys.ready(model), f"({now_ms(link)}", "+inf"))
 
 
 def ready_of(link: Link, models: Sequence[str], now_ms: int) -> dict[str, frozenset[str]]:
     """model -> names of its slots that are ready at Redis time `now_ms`, in one round trip."""
-    replies = link.call_all([("ZRANGEBYSCORE", keys.ready(model), f"({now_ms}", "+inf") for model in models])
-    return {model: frozenset(map(bytes.decode, names)) for model, names in zip(models, replies, strict=True)}
+    commands = [("ZRANGEBYSCORE", keys.ready(model), f"({now_ms}", "+inf") for model in models]
+    replies = _checked(link.call_all(commands))
+    return {model: frozenset(names(found)) for model, found in zip(models, replies, strict=True)}
 
 
 def models(link: Link) -> list[str]:
     """Names of all published models."""
-    return sorted(name.decode() for name in link.call("SMEMBERS", keys.models()))
+    return sorted(names(link.call("SMEMBERS", keys.models())))
 
 
 def assign(link: Link, host: str, number: int, assignment: Assignment | None) -> None:
@@ -185,15 +190,20 @@ def assign(link: Link, host: str, number: int, assignment: Assignment | None) ->
         link.call("HSET", keys.assignment(host), number, msgspec.json.encode(assignment))
 
 
+def unassign_all(link: Link, host: str) -> None:
+    """Takes every slot's assignment on this host away, also what is none."""
+    link.call("DEL", keys.assignment(host))
+
+
 def assignments(link: Link, host: str) -> dict[int, Assignment]:
-    """slot number -> assignment on this host."""
+    """slot number -> assignment on this host. Raises DecodeError as `read_assignments` does."""
     return read_assignments(link.call("HGETALL", keys.assignment(host)))
 
 
 def read_assignments(raw: Sequence[bytes]) -> dict[int, Assignment]:
-    """Of a host's whole hash."""
-    pairs = zip(raw[::2], raw[1::2], strict=True)
-    return {int(number): msgspec.json.decode(body, type=Assignment) for number, body in sorted(pairs)}
+    """Of a host's whole hash. Raises DecodeError for one that is garbled: a slot nobody knows the work of is not to be judged."""
+    numbered = [(int(number), body) for number, body in zip(raw[::2], raw[1::2], strict=True) if number.isdigit()]
+    return {number: _assignment(number, body) for number, body in sorted(numbered)}
 
 
 def want(link: Link, host: str, model: str, count: int) -> None:
@@ -203,7 +213,7 @@ def want(link: Link, host: str, model: str, count: int) -> None:
 
 def wanted(link: Link, model: str) -> dict[str, int]:
     """host -> slots of the model wanted there."""
-    return {host: int(count) for host, count in strings(link.call("HGETALL", keys.wanted(model))).items()}
+    return wholes(strings(link.call("HGETALL", keys.wanted(model))))
 
 
 def depth_commands(model: str) -> list[Command]:
@@ -214,4 +224,26 @@ def depth_commands(model: str) -> list[Command]:
 
 def strings(flat: Sequence[bytes]) -> dict[str, str]:
     """A whole hash, as Redis gives it."""
-    return {flat[at].decode(): flat[at + 1].decode() for at in range(0, len(flat), 2)}
+    texts = names(flat)
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def names(replies: Sequence[bytes]) -> list[str]:
+    """As text, whatever bytes they are."""
+    return [one.decode(errors="replace") for one in replies]
+
+
+def _assignment(number: int, body: bytes) -> Assignment:
+    try:
+        return msgspec.json.decode(body, type=Assignment)
+    except ValueError as error:
+        raise DecodeError(
+            f"what slot {number} is assigned is garbled in Redis ({error}); `penstock down`, then `penstock up` writes it anew"
+        ) from None
+
+
+def _checked(replies: Sequence[Any]) -> Sequence[Any]:
+    """Raises the first error among them."""
+    if error := next((one for one in replies if isinstance(one, ResponseError)), None):
+        raise error
+    return replies

@@ -75,7 +75,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_rows: int = 0
     row_buckets: tuple[int, ...] = ()
     memory_fraction: float = 0.0  # of the device's memory, for each of its slots; 0: no bound
-    retire: dict[str, float | bool] = {}
+    retire: dict[str, int | float | bool] = {}  # int among them: a whole number stays one
     autoscale: AutoscaleSettings = AutoscaleSettings()
 
 

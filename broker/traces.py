@@ -22,6 +22,7 @@ from broker.roster import read_time
 HEAD_BYTES = 4096  # of an outcome: all before its data, but for the longest notes
 PAGE_BYTES, PAGE_ENTRIES = 1 << 20, 1000  # what one page of a stream should come to
 
+_MOVED = re.compile(rb"([123]) (\d{1,20}-\d{1,20})")  # lane, entry; move.lua
 _DELAYED = re.compile(rb"([123]) (\d{1,20}) (\d{1,20}) (\d{1,20}) ")  # lane, deadline, attempt, first submit; move.lua
 
 
@@ -70,7 +71,7 @@ class Traces:
                 raise reply
         if isinstance(head, ResponseError) and not isinstance(head, NoPermissionError):
             raise head
-        now_ms, place = read_time(time), moved.decode().split(" ") if moved else None
+        now_ms, place = read_time(time), _MOVED.fullmatch(moved or b"")
         return Marks(
             now_ms=now_ms,
             outcome=self._outcome(key, head) if isinstance(head, bytes) and head else None,
@@ -78,7 +79,7 @@ class Traces:
             expires_ms=now_ms + ttl if ttl >= 0 else None,
             delayed=_delayed(body) if body else None,
             due_ms=int(float(due)) if due is not None else None,
-            moved=(LANES[int(place[0]) - 1], place[1]) if place else None,
+            moved=(LANES[int(place[1]) - 1], place[2].decode()) if place else None,
         )
 
     def entries(self, lane: str, entries: Sequence[bytes | str]) -> list[Entry | None]:

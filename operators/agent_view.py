@@ -7,6 +7,7 @@ from pathlib import Path
 
 from broker import overlap, roster
 from broker.connection import Link
+from broker.figures import real, whole
 from broker.overlap import Request
 from broker.roster import Assignment
 from operators import devices
@@ -49,7 +50,9 @@ def _place(
     is_current = program.pid > 0 and state.get("pid") == str(program.pid)
     if not is_current:
         state = {}  # said by a life before this one
-    device = [int(state[name]) for name in ("device_bytes", "device_baseline_bytes") if state.get(name)]
+    device = [
+        size for name in ("device_bytes", "device_baseline_bytes") if (size := whole(state.get(name))) is not None
+    ]
     return Place(
         number=number,
         state=program.state,
@@ -60,13 +63,13 @@ def _place(
         is_current=is_current,
         is_ready=is_current and is_ready and state.get("state") == "ready",
         word=state.get("state", ""),
-        silent_s=float(state.get("silent_ms") or 0) / 1000,
-        host_bytes=max(int(state.get("host_bytes") or 0), int(state.get("host_baseline_bytes") or 0)),
+        silent_s=(real(state.get("silent_ms")) or 0.0) / 1000,
+        host_bytes=max(whole(state.get(name)) or 0 for name in ("host_bytes", "host_baseline_bytes")),
         device_bytes=max(device) if device else None,
-        held=int(state["held"]) if state.get("held") else None,
-        jobs=int(state.get("jobs") or 0),
-        rows=int(state.get("rows") or 0),
-        load_s=float(state["load_s"]) if state.get("load_s") else None,
+        held=whole(state.get("held")),
+        jobs=whole(state.get("jobs")) or 0,
+        rows=whole(state.get("rows")) or 0,
+        load_s=real(state.get("load_s")),
     )
 
 

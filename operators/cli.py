@@ -183,6 +183,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = cli.main(arguments or sys.argv[1:] or ["--help"], prog_name="penstock", standalone_mode=False)
     except PenstockError as error:
         code = _fail(str(error))
+    except click.exceptions.NoArgsIsHelpError as error:  # `penstock jobs`: what there is
+        click.echo(error.format_message(), err=True)
+        code = error.exit_code
     except click.ClickException as error:  # usage
         code = _fail(_usage(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):

@@ -8,12 +8,17 @@ import threading
 import time
 from collections.abc import Callable
 
+import structlog
+
 from operators import devices
 from operators.hardware import Hardware
 
 EVERY_S = 5.0
 WITHOUT_S = 60.0  # no driver answered; one may be loaded later
 STALE_S = 30.0
+
+
+log = structlog.get_logger()
 
 
 class DeviceWatch(threading.Thread):
@@ -39,6 +44,10 @@ class DeviceWatch(threading.Thread):
 
     def run(self) -> None:
         while not self._over.is_set():
-            hardware = self._ask()
+            try:
+                hardware = self._ask()
+            except Exception:  # the thread's edge: without it no GPU would be told of until the agent starts again
+                log.exception("GPUs not seen", retry_in_s=WITHOUT_S)
+                hardware = None
             self._seen = (self._clock(), hardware)
             self._over.wait(EVERY_S if hardware is not None else WITHOUT_S)

@@ -25,6 +25,7 @@ from operators.left_bodies import left_bodies
 from operators.reach import client_command, reach, read_append, read_info
 from operators.supervision import agent, supervision
 from operators.supervisor import Supervisor
+from operators.table import count_of
 
 OLDEST_REDIS = (6, 2)
 SLOW_ROUND_TRIP_MS = 2.0
@@ -108,7 +109,7 @@ def _memory(settings: Settings, limit_bytes: int, client: str) -> Iterator[Findi
     elif queues > limit_bytes:
         yield Finding(
             "warn",
-            f"queue.max_bytes over {len(settings.models)} models is {queues // MB} MB, Redis' maxmemory {limit_bytes // MB} MB",
+            f"queue.max_bytes over {count_of(len(settings.models), 'model')} is {queues // MB} MB, Redis' maxmemory {limit_bytes // MB} MB",
             "lower queue.max_bytes or raise " + ("redis.max_memory_mb" if settings.is_embedded else "maxmemory"),
         )
     else:

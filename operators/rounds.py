@@ -17,7 +17,7 @@ import structlog
 
 from broker import autoscale, embedded, overlap, roster
 from broker.connection import LOST, Link, ResponseError, is_missing_group
-from broker.errors import PenstockError, RedisUnavailable
+from broker.errors import DecodeError, PenstockError, RedisUnavailable
 from broker.queue import Queue
 from broker.roster import Assignment
 from broker.settings import Settings
@@ -88,9 +88,11 @@ class Rounds(threading.Thread):
                 self.round(self._clock())
             except (*LOST, RedisUnavailable) as error:
                 self._link.close()
-                self._away("redis", error)
+                self._away("redis does not answer", error)
+            except DecodeError as error:
+                self._away("redis holds what nobody can read", error)
             except PenstockError as error:
-                self._away("supervisord", error)
+                self._away("supervisord does not answer", error)
             except Exception:  # the thread's edge: an agent without rounds would beat no more and do nothing
                 log.exception("round failed", retry_in_s=ROUND_S)
                 self._reconciler.lost()
@@ -237,12 +239,10 @@ class Rounds(threading.Thread):
         finally:
             os.close(lock)
 
-    def _away(self, who: str, error: Exception) -> None:
+    def _away(self, what: str, error: Exception) -> None:
         self._reconciler.lost()
         self._soon.clear()  # what came is known; without an answer there is no hurry
         now = self._clock()
         if now >= self._next_warning:
             self._next_warning = now + WARN_EVERY_S
-            log.warning(
-                f"{who} does not answer", error=str(error), retry_in_s=ROUND_S, next="nobody is judged meanwhile"
-            )
+            log.warning(what, error=str(error), retry_in_s=ROUND_S, next="nobody is judged meanwhile")

@@ -13,6 +13,7 @@ import msgspec
 from broker import autoscale, roster
 from broker.connection import LOST, Link, safe_url
 from broker.errors import RedisRefused, RedisUnavailable, SupervisorError
+from broker.figures import real, whole
 from broker.look import Look, ModelLook, look
 from broker.settings import Settings
 from operators import gpu_troubles, hardware
@@ -83,11 +84,11 @@ def read(link: Link, settings: Settings, programs: Mapping[int, Program] | None 
     models = tuple(_model(one, settings, seen.now_ms) for one in seen.models)
     slots = _slots(seen, settings, programs or {})
     agent = _agent(seen)
-    garbled = (_split(one.trouble) for one in seen.models if one.trouble)
+    garbled = (_split(trouble) for trouble in (seen.trouble, *(one.trouble for one in seen.models)) if trouble)
     problems = [Problem("error", text, mend) for text, mend in garbled]
     problems += find_problems(
         server, models, slots, settings, has_agent=agent is not None,
-        assigned=per_model(seen.assignments) if programs is not None else None, now_ms=seen.now_ms,
+        assigned=per_model(seen.assignments) if programs is not None and not seen.trouble else None, now_ms=seen.now_ms,
         asleep=asleep(agent.autoscale) if agent is not None else (),
     )  # fmt: skip
     if agent is not None:
@@ -129,7 +130,7 @@ def _agent(seen: Look) -> AgentStatus | None:
     state = seen.agent
     if not state:
         return None
-    pid, since_ms, beat_ms = (int(state.get(name, 0)) for name in ("pid", "since_ms", "beat_ms"))
+    pid, since_ms, beat_ms = (whole(state.get(name)) or 0 for name in ("pid", "since_ms", "beat_ms"))
     return AgentStatus(
         pid, since_ms, beat_ms, devices=hardware.decode(state.get(hardware.FIELD, "")),
         autoscale=autoscale.decode(state.get(autoscale.FIELD, "")),
@@ -225,11 +226,11 @@ def _described(state: dict[str, str]) -> dict[str, Any]:
         "pid", "engine_pid", "jobs", "batches", "rows", "held", "host_bytes", "host_baseline_bytes", "device_bytes",
         "device_baseline_bytes", "since_ms",
     ):  # fmt: skip
-        if state.get(name):
-            fields[name] = int(float(state[name]))
+        if (count := whole(state.get(name))) is not None:
+            fields[name] = count
     for name in ("mean_batch", "load_s", "p50_ms", "p99_ms"):
-        if state.get(name):
-            fields[name] = float(state[name])
+        if (figure := real(state.get(name))) is not None:
+            fields[name] = figure
     return fields
 
 

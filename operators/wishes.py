@@ -25,8 +25,7 @@ def publish(settings: Settings, link: Link) -> dict[int, Assignment]:
     host, planned = settings.host, placement.place(settings, plan(settings))
     overlap.clear(link, host)
     autoscale.clear(link, host)
-    for number in roster.assignments(link, host).keys() - planned.keys():
-        roster.assign(link, host, number, None)
+    roster.unassign_all(link, host)
     for number, given in planned.items():
         roster.assign(link, host, number, given)
     for model in {*roster.models(link), *settings.models}:
@@ -42,8 +41,7 @@ def withdraw(settings: Settings) -> int:
         link = reach(settings)
         host, queued = settings.host, 0
         overlap.clear(link, host)
-        for number in roster.assignments(link, host):
-            roster.assign(link, host, number, None)
+        roster.unassign_all(link, host)
         for model in {*roster.models(link), *settings.models}:
             if roster.wanted(link, model).get(host):
                 roster.want(link, host, model, 0)

@@ -221,5 +221,5 @@ def late(ticket: Ticket, timeout: float | None, state: str) -> ResultTimeout:
     """The error of a wait that ended before the job did; `state` is the pool's."""
     return ResultTimeout(
         f"job {ticket.id} has no result after {timeout or 0:g} s ({state}); it goes on: wait again, raise the timeout, "
-        "or start slots with `penstock scale`"
+        "or see `penstock status`, which says whether to scale or to resume"
     )

@@ -99,6 +99,11 @@ class Batcher:
             self.drop({job.lease for job in late})
         return late
 
+    @property
+    def jobs(self) -> int:
+        """Jobs waiting, one that was begun included."""
+        return sum(map(len, self._lanes))
+
     def rows_in(self, lane: int) -> int:
         """Rows that wait in one lane."""
         return sum(one.rows_left for one in self._lanes[lane])

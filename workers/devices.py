@@ -219,7 +219,7 @@ def _described(gpu: Gpu) -> str:
 
 
 def _missing(text: str, why: str) -> DeviceError:
-    return DeviceError(f'device = "{text}" was asked for, but {why}; or set device = "cpu" in pool.toml')
+    return DeviceError(f'device = "{text}" was asked for, but {why}; mend it, or set device = "cpu" in pool.toml')
 
 
 def _nvml() -> Any:

@@ -137,18 +137,30 @@ class Pacing:
         left_ms = self._waiting.left_ms(now_ms, coming.rows, self._batcher.allowance.saved_ms(coming.dims, coming.rows))
         return min(left_ms, self._batcher.tightest_ms() - now_ms - coming.ms) if left_ms else 0.0
 
-    def low_room_rows(self, running: int) -> int:
+    def low_room_rows(self, running: int, fetching: int = 0) -> int:
         """Of these, how many of the low lane: two batches as that lane may have them, or it would keep higher ones out."""
-        return IN_HAND * self._low_rows - self._batcher.rows_in(LOW) - min(running, self._low_rows)
+        room = IN_HAND * self._low_rows - self._batcher.rows_in(LOW) - min(running, self._low_rows)
+        return room if room > 0 else self._behind_one(fetching)
 
     def batch_rows(self) -> int:
         """Rows to ask for at once when there is nothing in hand: a batch, so that a burst is not split over idle slots."""
         return self._batcher.max_rows if self._batcher.is_full_due else self._rows
 
-    def room_rows(self, running: int, forward_ms: float) -> int:
-        """Rows that may still be claimed: a slot holds two batches at most, and one if batches are very slow."""
+    def room_rows(self, running: int, forward_ms: float, fetching: int = 0) -> int:
+        """Rows that may still be claimed: a slot holds two batches at most, and one if batches are very slow. Of the jobs it holds
+        `fetching` rows are on their way."""
         batches = 1 if forward_ms > self._read_ahead_max_ms else IN_HAND
-        return batches * self.batch_rows() - self._batcher.rows - running
+        room = batches * self.batch_rows() - self._batcher.rows - running - fetching
+        return room if room > 0 else self._behind_one(fetching)
+
+    def _behind_one(self, fetching: int) -> int:
+        """Room for one job more behind a single one of many batches: to claim it and fetch its body takes longer than the last two
+        of those, and the engine would stand idle."""
+        if fetching or self._batcher.jobs != 1:
+            return 0
+        coming = self._batcher.coming()
+        left_ms = coming.ms * self._batcher.rows / coming.rows if coming is not None else 0.0
+        return 1 if 0 < left_ms <= SHORT_MS else 0
 
     def may_ask(self, now: float, *, has_backlog: bool) -> bool:
         """Whether it is time to read ahead while the engine works."""

@@ -188,7 +188,7 @@ class Slot:
 
     def _room_rows(self) -> int:
         """Rows that may still be claimed."""
-        return self._pacing.room_rows(self._runner.rows + self._bodies.rows, self._runner.forward_ms)
+        return self._pacing.room_rows(self._runner.rows, self._runner.forward_ms, self._bodies.rows)
 
     # --- turns --------------------------------------------------------------------------------
 
@@ -209,7 +209,7 @@ class Slot:
         look, was_claiming = pacing.look, claimer.is_claiming
         room_rows = low_room_rows = 0
         if not (claimer.is_blocked or was_claiming):
-            low_room_rows = pacing.low_room_rows(runner.rows)
+            low_room_rows = pacing.low_room_rows(runner.rows, bodies.rows)
             if not is_busy or pacing.may_ask(now, has_backlog=claimer.claims.has_backlog_for(low_room_rows)):
                 room_rows = self._room_rows()
         is_taken = leases.talk(

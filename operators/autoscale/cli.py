@@ -12,7 +12,7 @@ from operators.autoscale.standing import Standing
 from operators.autoscale.words import Bounds
 from operators.completion.complete import complete_model
 from operators.reach import reach
-from operators.screen.cli import as_json, print_json, print_lines, say, with_reason
+from operators.screen.cli import Seconds, as_json, print_json, print_lines, say, with_reason
 from operators.supervisor import Supervisor
 
 
@@ -24,7 +24,7 @@ from operators.supervisor import Supervisor
 @click.option("--max", "most", type=click.IntRange(min=1), metavar="N", help="Slots it may start, on this host.")
 @click.option(
     "--target-s",
-    type=click.FloatRange(min=0, min_open=True, max=86_400),
+    type=Seconds(min=0, min_open=True, max=86_400),
     metavar="SECONDS",
     help="How soon what waits shall be done.",
 )

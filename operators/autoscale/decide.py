@@ -17,7 +17,8 @@ DOWN_WAIT = 0.5  # of the target, with one slot fewer
 LEAST_COOLDOWN_S, COOLDOWN_LOADS = 60.0, 15.0  # found by simulation, as the shares: benchmarks/autoscale
 STEP_SHARE = 0.25  # of the cooldown, between one slot less and the next
 UNKNOWN_LOAD_S = 10.0
-LEAST_PER_S, MOST_TOLD = 1e-9, 9999  # of slots that hang: their speed fades to nothing, and what it asks for has no meaning
+# Of slots that hang the speed fades to nothing; beyond these, what it asks for has no meaning.
+LEAST_PER_S, MOST_TOLD = 1e-9, 9999
 CATCH_UP_LOADS = 1.0  # so many times the load time to bring the wait below the target, once they are ready
 
 

@@ -37,6 +37,8 @@ def forecasts(
     rest: Callable[[float], None] = time.sleep,
 ) -> list[Forecast]:
     """One for each model in `chosen`. Reads only. Raises SupervisorError, or one of connection.LOST."""
+    if not chosen:
+        return []
     eyes = Autoscale(settings, hardware=lambda: None)
     scalers = {model: Scaler() for model in chosen}
     found: dict[str, Forecast] = {}

@@ -63,7 +63,8 @@ class Autoscale:
             self._due = {}
             try:
                 self._look(link, seen, now)
-            except (ResponseError, ValueError) as error:  # a key that is garbled must not cost a round its other work
+            # A key that is garbled must not cost a round its other work.
+            except (ResponseError, ValueError, OverflowError) as error:
                 log.warning("autoscale could not look", error=str(error), retry_in_s=LOOK_S)
         return bool(self._due or self._gone(seen))
 

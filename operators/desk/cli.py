@@ -18,7 +18,7 @@ from operators.desk.alone import alone
 from operators.desk.draining import Drained
 from operators.desk.rolling import Restarted, Rolling
 from operators.reach import reach
-from operators.screen.cli import as_json, ask, print_json, say, with_reason, with_yes
+from operators.screen.cli import Seconds, as_json, ask, print_json, say, with_reason, with_yes
 from operators.supervisor import Supervisor
 from operators.table import count_of
 
@@ -28,7 +28,7 @@ of_slot = click.option(
     "--slot", type=click.IntRange(min=0), metavar="N", shell_complete=complete_slot, help="This slot of this host only."
 )
 timeout = click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(min=0, max=1e9), default=READY_TIMEOUT_S, show_default=True,
+    "--timeout", "timeout_s", type=Seconds(min=0, max=1e9), default=READY_TIMEOUT_S, show_default=True,
     metavar="SECONDS", help="How long each slot may take to be ready.",
 )  # fmt: skip
 

@@ -8,8 +8,6 @@ come and go.
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 from collections.abc import Callable, Mapping
 from contextlib import closing
 
@@ -21,6 +19,7 @@ from broker.errors import ConfigError, PenstockError, SupervisorError
 from broker.roster import Assignment
 from broker.settings import Settings, parse
 from operators import applied, placement, pool, readiness
+from operators.desk import renewing
 from operators.desk.alone import alone
 from operators.desk.checking import names
 from operators.desk.differences import Difference
@@ -123,7 +122,7 @@ def carry_out(plan: Reload, link: Link, supervisor: Supervisor, *, timeout_s: fl
         else:
             applied.finish(plan.now)
         finally:
-            _end_beside(plan, supervisor)
+            renewing.end_runs(plan.differences, supervisor)
     return Reloaded(restarted, started, drained)
 
 
@@ -138,17 +137,6 @@ def _as_agreed(plan: Reload, link: Link) -> Reload:
     return now
 
 
-def _end_beside(plan: Reload, supervisor: Supervisor) -> None:
-    """The agent and the runs programs read their settings when they start; supervisord starts them again."""
-    effects = {one.effect for one in plan.differences}
-    pids = [supervisor.agent().pid] if effects - {"later", "runs"} else []
-    if "runs" in effects or any(one.key.startswith("queue.") for one in plan.differences):
-        pids += [program.pid for program in supervisor.programs("runs")]
-    for pid in filter(None, pids):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-
-
 def _restart(plan: Reload, link: Link, supervisor: Supervisor, timeout_s: float, say: Say) -> tuple[Restarted, ...]:
     """Puts the new settings in force, and the slots they concern with them."""
     rolling = Rolling(plan.now, link, supervisor, timeout_s=timeout_s, say=say)
@@ -160,11 +148,12 @@ def _restart(plan: Reload, link: Link, supervisor: Supervisor, timeout_s: float,
         with changing(plan.now):
             for number, given in fresh.items():
                 roster.assign(link, plan.now.host, number, given)
+            renewing.renew_agent(plan.differences, link, supervisor)
         # Chosen only now: what started before the new settings were in force has to start again, by whomever it was started.
         targets = [one for model in plan.restarts for one in choose(plan.now, link, supervisor, model=model)]
         rolling.one_at_a_time(targets)
     except BaseException as error:
-        said = _take_back(plan, held, rolling)
+        said = _take_back(plan, supervisor, held, rolling)
         if isinstance(error, PenstockError):
             raise SupervisorError(f"{error}; {said}") from None
         say(said)
@@ -172,13 +161,14 @@ def _restart(plan: Reload, link: Link, supervisor: Supervisor, timeout_s: float,
     return tuple(rolling.done)
 
 
-def _take_back(plan: Reload, held: Mapping[int, Assignment], rolling: Rolling) -> str:
+def _take_back(plan: Reload, supervisor: Supervisor, held: Mapping[int, Assignment], rolling: Rolling) -> str:
     """Puts in force what was before the reload, and says whether it is. The mark that a reload is halfway goes last: whatever
     cannot be put back, `config diff` still tells."""
     try:
         with changing(plan.now), closing(reach(plan.now)) as link:  # the other one may be what broke
             _put_back(plan.now, link, held)
-        applied.give_up(plan.now)
+            applied.give_up(plan.now)
+            renewing.renew_agent(plan.differences, link, supervisor)
     except (PenstockError, ResponseError, *LOST) as error:
         return f"the settings of before could not be put back ({error}); see `penstock config diff`"
     said = "the settings of before are in force again"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from broker import roster
+from broker import keys, roster
 from broker.connection import Link
 from broker.errors import SupervisorError
 from broker.queue import Queue
@@ -97,19 +97,29 @@ class Rolling:
             self._say(f"slot {number} of {target.model}: no spare ({exchange.why}); it stops and starts again")
             fate = self._fate(target)
         if fate == "left":
-            self._say(f"slot {number} of {target.model} was taken out of service meanwhile; left alone")
-            return Restarted(number, target.model, "left", number)
+            return self._left(target)
         if fate is not None:
             self._wait_ready([number], None)
             return Restarted(number, target.model, fate, number)
         if target.is_ready:
             self._wait_for_place(target)
         self.halfway = number
-        since_ms = self._stop_and_start([number])
+        try:
+            since_ms = self._stop_and_start([number])
+        except SupervisorError:  # it may serve on, another command had the lock: others may retire
+            self._link.call("ZREM", keys.retiring(target.model), roster.slot_name(host, number))
+            raise
+        if self._fate(target) == "left":  # autoscale, or another operator, took it while we waited for a place
+            self.halfway = None
+            return self._left(target)
         self._wait_ready([number], since_ms)
         self.halfway = None
         self._say(f"slot {number} of {target.model} is ready again")
         return Restarted(number, target.model, "in place", number)
+
+    def _left(self, target: Target) -> Restarted:
+        self._say(f"slot {target.number} of {target.model} was taken out of service meanwhile; left alone")
+        return Restarted(target.number, target.model, "left", target.number)
 
     def _fate(self, target: Target) -> str | None:
         """What happened to the slot since the command began, if that settles it."""

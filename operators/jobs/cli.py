@@ -15,7 +15,7 @@ from operators.jobs import listing, trail
 from operators.jobs.life import Life, Step
 from operators.jobs.listing import Listed
 from operators.reach import reach
-from operators.screen.cli import as_json, print_json, print_lines
+from operators.screen.cli import Seconds, as_json, print_json, print_lines
 from operators.table import age, clean, cut, size
 
 LISTED = 50
@@ -38,7 +38,7 @@ def jobs() -> None:
 @jobs.command("show", short_help="Show the life of one job.")
 @click.argument("id")
 @click.option(
-    "--search-s", type=click.FloatRange(min=0, max=3600), default=trail.SEARCH_S, show_default=True, metavar="SECONDS",
+    "--search-s", type=Seconds(min=0, max=3600), default=trail.SEARCH_S, show_default=True, metavar="SECONDS",
     help="How long a long queue is searched.",
 )  # fmt: skip
 @as_json

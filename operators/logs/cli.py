@@ -55,7 +55,7 @@ def logs(
             time.sleep(POLL_S)
             write(follower.fresh())
     except KeyboardInterrupt:  # the way out of -f
-        click.echo()
+        click.echo(err=True)
     finally:
         follower.close()
 

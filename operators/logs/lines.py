@@ -65,7 +65,8 @@ def _ours(program: str, text: str) -> Line | None:
     event, at, level = (found.pop(name, "") for name in ("event", "timestamp", "level"))
     if not isinstance(at, str) or not at:
         return None
-    return Line(program, datetime.fromisoformat(at).astimezone(UTC), str(level), str(event), text, found)
+    # Local first, as it is told: where a local clock has no such time, the line has none.
+    return Line(program, datetime.fromisoformat(at).astimezone().astimezone(UTC), str(level), str(event), text, found)
 
 
 def dated(program: str, raw: Iterable[bytes], at: datetime | None = None) -> Iterator[Line]:

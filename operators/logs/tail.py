@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from broker.errors import ConfigError
 from operators.logs.files import Log
 
 BLOCK = 1 << 16
@@ -16,7 +17,10 @@ class Tail:
     """Holds the log open: supervisord may move it at any time, and what was written before is read to its end first."""
 
     def __init__(self, log: Log, *, is_following: bool = False, is_new: bool = False) -> None:
-        """`is_following` leaves a last line that is not at its end to `fresh`; `is_new` leaves it all."""
+        """`is_following` leaves a last line that is not at its end to `fresh`; `is_new` leaves it all.
+
+        Raises ConfigError, as all that open a file here, for one that may not be read.
+        """
         self.log = log
         self._file = _open(log.path)
         self._at = 0 if is_new else _size(self._file)  # read up to here by `fresh`, backwards from here by `backwards`
@@ -129,6 +133,10 @@ def _open(path: Path) -> BinaryIO | None:
         return path.open("rb")
     except FileNotFoundError:
         return None
+    except PermissionError:
+        raise ConfigError(
+            f"{path} is for its owner to read; ask as the user that started the pool, or as root"
+        ) from None
 
 
 def _size(file: BinaryIO | None) -> int:

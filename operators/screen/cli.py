@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from math import isnan
 from typing import Any
 
 import click
@@ -13,6 +14,17 @@ from broker.errors import PenstockError
 as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON for programs.")
 with_reason = click.option("--reason", default="", metavar="TEXT", help="Why, for the audit.")
 with_yes = click.option("--yes", "is_agreed", is_flag=True, help="Do not ask.")
+
+
+class Seconds(click.FloatRange):
+    """A span within a range. nan is in every range, and none: it would be waited for without an end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if isnan(number):
+            self.fail(f"{value} is no number of seconds", param, ctx)
+        return number
+
 
 COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 

@@ -11,7 +11,7 @@ import msgspec
 
 from broker.errors import PenstockError
 from broker.settings import load
-from operators.screen.cli import print_json
+from operators.screen.cli import Seconds, print_json
 from operators.status import Sight
 from operators.top import lines
 from operators.top.frame import Frame
@@ -24,7 +24,7 @@ COLORS = {"error": "red", "warning": "yellow", "good": "green"}
 @click.command("top", short_help="Watch queues, slots and problems, live.")
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.2, max=3600),
+    type=Seconds(min=0.2, max=3600),
     default=1.0,
     show_default=True,
     metavar="SECONDS",

@@ -70,9 +70,18 @@ def _keys() -> Iterator[Callable[[float], bool]]:
 
     try:
         tty.setcbreak(stdin)
+        _forbid(stdin, termios.VSUSP, termios.VQUIT)
         yield pressed
     finally:
         termios.tcsetattr(stdin, termios.TCSADRAIN, before)
+
+
+def _forbid(terminal: int, *keys: int) -> None:
+    """Ctrl-Z and Ctrl-\\ would leave the shell on our screen, without its cursor: here they are keys like any other."""
+    mode = termios.tcgetattr(terminal)
+    for key in keys:
+        mode[6][key] = os.fpathconf(terminal, "PC_VDISABLE").to_bytes()
+    termios.tcsetattr(terminal, termios.TCSANOW, mode)
 
 
 def _sleep(until: float) -> bool:

@@ -49,7 +49,9 @@ def test_a_field_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
         decoded(**changes)
 
 
-@pytest.mark.parametrize("text", ["", "[", "null", "[]", "{}", '{"input":1e999}', '{"mapping":' + "[" * 100_000, "\ufffd"])
+@pytest.mark.parametrize(
+    "text", ["", "[", "null", "[]", "{}", '{"input":1e999}', '{"mapping":' + "[" * 100_000, "\ufffd"]
+)
 def test_what_is_no_request_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         run_request.decode(text)
@@ -68,8 +70,7 @@ def test_any_request_is_read_or_refused(changes: dict[str, Any] | str, at: int, 
     for one in (text, text[:at] + put + text[at + 1 :]):
         try:
             request = run_request.decode(one)
-        except InvalidInput as error:
-            assert len(str(error)) < 20_000
+        except InvalidInput:
             continue
         run_request.check(request)
         assert request.input[0] == "/" or "://" in request.input
@@ -112,12 +113,14 @@ def test_of_two_submitted_at_one_moment_for_one_output_the_second_is_refused(lin
     for again in ("resume", "overwrite", "fail"):
         for output in (FINE["output"], f"{FINE['output']}/"):
             other = Request(**FINE | {"input": "/other.parquet", "output": output})
-            with pytest.raises(RunError, match=r"run 0123456789ab \(queued\) writes to .* already; wait for it, `penstock run cancel"):
+            with pytest.raises(
+                RunError, match=r"run 0123456789ab \(queued\) writes to .* already; wait for it, `penstock run cancel"
+            ):
                 runs.submit(link, other, "0123456789ac", if_exists=again)  # type: ignore[arg-type]
-    assert runs.views(link) == [msgspec.structs.replace(first, at_ms=runs.view(link, first.id).at_ms)]
+    assert [msgspec.structs.replace(one, at_ms=first.at_ms) for one in runs.views(link)] == [first]
     # and the same again attaches; once the first has ended, the output is free
     assert not runs.submit(link, Request(**FINE), "0123456789ab")[1]
     runs.ask(link, "0123456789ab", "cancel")
     assert runs.submit(link, other, "0123456789ac")[1]
-    with pytest.raises(RunError, match="run 0123456789ac .queued. writes to"):
+    with pytest.raises(RunError, match=r"run 0123456789ac \(queued\) writes to"):
         runs.submit(link, Request(**FINE), "0123456789ab")

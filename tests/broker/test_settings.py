@@ -66,3 +66,10 @@ def test_zero_switches_a_limit_of_retire_off(tmp_path: Path) -> None:
     file.write_text(MODEL + "slots = 0\nretire = { max_jobs = 0, min_life_s = 0, overlap = true }")
     chosen = load(str(file), environ={}).retire_of("m")
     assert (chosen.max_jobs, chosen.min_life_s, chosen.overlap) == (0, 0, True)
+
+
+def test_whole_numbers_that_a_model_overrides_stay_whole(tmp_path: Path) -> None:
+    file = tmp_path / "pool.toml"
+    file.write_text(MODEL + "retire = { samples = 2, max_jobs = 10 }")
+    chosen = load(str(file), environ={}).retire_of("m")
+    assert repr((chosen.samples, chosen.max_jobs)) == "(2, 10)"  # a float equals it, and is no length of a window

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from operators import devices
+from operators import device_watch, devices
+from operators.device_watch import DeviceWatch
 from operators.devices import free_device_bytes, free_host_bytes
+from operators.hardware import Hardware
 
 GB = 1 << 30
 
@@ -109,3 +111,19 @@ def test_a_gpus_free_memory_is_told_only_where_it_is_certain_whose_it_is(
 def test_without_a_driver_a_gpus_memory_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert free_device_bytes("cuda") is None
+
+
+def test_a_question_that_fails_costs_one_look_and_not_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_watch, "WITHOUT_S", 0.0)
+    asked: list[int] = []
+
+    def ask() -> Hardware:
+        asked.append(1)
+        if len(asked) == 1:
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "a name that is none")
+        watch.stop()
+        return Hardware("580")
+
+    watch = DeviceWatch(ask=ask)
+    watch.run()
+    assert watch.latest() == Hardware("580")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -235,3 +236,29 @@ def test_following_prints_what_comes_and_ends_quietly_when_interrupted(folder: P
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("year", ["0001-01-01T00:00:00", "9999-12-31T23:59:59"])
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])
+def test_a_time_that_no_local_clock_has_is_none(monkeypatch: pytest.MonkeyPatch, year: str, zone: str) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        raw = f'{{"event": "seen", "timestamp": "{year}Z", "level": "info"}}'
+        assert "seen" in lines.told(lines.parse("slot_00", raw.encode()))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_log_that_may_not_be_read_is_one_line(penstock: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "agent.log").touch()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)  # root may read everything
+    code, _, error = penstock("logs")
+    assert (code, error) == (
+        1, f"error: {folder}/agent.log is for its owner to read; ask as the user that started the pool, or as root\n",
+    )  # fmt: skip

@@ -14,8 +14,9 @@ from broker.errors import SupervisorError
 from broker.roster import Assignment
 from broker.settings import Settings
 from broker.settings_tables import PoolSettings, RedisSettings
-from operators import agent
+from operators import agent, hardware
 from operators.deaths import Deaths
+from operators.hardware import Gpu, Hardware
 from operators.places import Action, Place, Seen
 from operators.rounds import Rounds
 from tests.operators.conftest import wait_until
@@ -134,3 +135,16 @@ def test_after_redis_stood_still_the_agent_sweeps_nobody_before_all_could_renew(
         rounds.round(100.0)
     assert rounds._next_sweep == 105.0 + rounds._settings.slot.lease_s
     rounds._link.close()
+
+
+def test_its_beat_tells_of_the_host_s_gpus(redis_url: str, tmp_path: Path) -> None:
+    link = Link(redis_url)
+    link.connect()
+    gpus = Hardware("580", (Gpu("GPU-a", "H200", 5, 4),))
+    rounds, _ = agent.build(settings(redis_url, tmp_path), Deaths(wake=list), gpus=lambda: gpus)
+    rounds._link.connect()
+    with pytest.raises(SupervisorError):
+        rounds.round(0.0)
+    assert hardware.decode(roster.agent(link, "box")["devices"]) == gpus
+    rounds._link.close()
+    link.close()

@@ -150,3 +150,9 @@ def test_the_audit_is_listed_latest_first_with_who_what_and_why(config: Path, re
     assert "pause" in shown
     assert "scale" not in shown
     assert "\x1b" not in penstock("audit", config=config).stdout
+
+
+def test_a_group_without_a_command_shows_its_commands(config: Path) -> None:
+    answer = penstock("jobs", config=config)
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert "\nCommands:\n  ls    List jobs of a model.\n" in answer.stderr

@@ -186,6 +186,8 @@ def test_the_screen_is_given_back_however_it_ends(pool_toml: Path, way: str, cod
     terminal = Terminal("top", "--interval", "0.2", config=pool_toml)
     try:
         terminal.read_until(b"\x1b[?1049h", b"tiny", b"SLOT")
+        marks = termios.tcgetattr(terminal.its)[6]
+        assert marks[termios.VSUSP] == marks[termios.VQUIT] == b"\x00", "they would leave the shell on our screen"
         if way == "q":
             os.write(terminal.ours, b"q")
         else:
@@ -196,3 +198,12 @@ def test_the_screen_is_given_back_however_it_ends(pool_toml: Path, way: str, cod
         assert b"Traceback" not in terminal.seen
     finally:
         terminal.close()
+
+
+def test_an_interval_that_is_no_number_is_refused(pool_toml: Path) -> None:
+    answer = penstock("top", "--interval", "nan", config=pool_toml)
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert (
+        answer.stderr
+        == "error: invalid value for '--interval': nan is no number of seconds; see `penstock top --help`\n"
+    )

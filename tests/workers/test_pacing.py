@@ -93,6 +93,18 @@ def test_a_slot_holds_two_batches_as_they_are_run_and_not_as_large_as_they_may_b
     assert pacing.room_rows(1, 600.0) == 0, "very slow: nothing ahead"
 
 
+def test_one_job_is_read_ahead_behind_a_single_one_of_many_quick_batches() -> None:
+    parts, pacing = paced(1.0)
+    parts.add([job(lane=LOW, rows=80)])
+    assert (pacing.room_rows(8, 1.0), pacing.low_room_rows(8)) == (1, 1)
+    assert (pacing.room_rows(8, 1.0, fetching=80), pacing.low_room_rows(8, fetching=80)) == (0, 0), "it is on its way"
+    parts.add([job(lane=LOW, rows=80)])
+    assert (pacing.room_rows(8, 1.0), pacing.low_room_rows(8)) == (0, 0), "two jobs are enough"
+    parts, pacing = paced(20.0)
+    parts.add([job(lane=LOW, rows=80)])
+    assert pacing.room_rows(8, 20.0) == 0, "200 ms of work are in hand"
+
+
 def test_company_is_not_waited_for_past_a_deadline() -> None:
     import msgspec
 

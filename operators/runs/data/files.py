@@ -128,15 +128,22 @@ class Files:
 
     def _listed(self, root: str) -> list[Entry]:
         if any(letter in root for letter in "*?[") and not self._fs.exists(root):
-            found = {path: info for path, info in self._fs.glob(root, detail=True).items() if info["type"] == "file"}
+            found = self._fs.glob(root, detail=True)
+            found = {path: info for path, info in found.items() if self._is_file(path, info)}
             base = os.path.dirname(root[: min(root.find(letter) for letter in "*?[" if letter in root)])
         elif self._fs.isdir(root):
             found = self._fs.find(root, detail=True)
+            if self.is_local:  # links to folders are named among the files
+                found = {path: info for path, info in found.items() if not os.path.isdir(path)}
             base = root.rstrip("/")
         else:
             return [self._entry(root, PurePosixPath(root).name, None)]
         entries = (self._entry(path, path[len(base) :].lstrip("/"), info) for path, info in found.items())
         return [entry for entry in entries if not _is_hidden(entry.name)]
+
+    def _is_file(self, path: str, info: dict[str, Any]) -> bool:
+        """fsspec calls a link to a local file neither file nor folder."""
+        return os.path.isfile(path) if self.is_local else bool(info["type"] == "file")
 
     def _entry(self, path: str, name: str, info: dict[str, Any] | None) -> Entry:
         if self.is_local:  # fsspec gives the time as a float, which loses what tells two quick writes apart

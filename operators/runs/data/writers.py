@@ -25,7 +25,10 @@ def write(kind: str, stream: Any, tables: Iterable[pa.Table]) -> None:
 def _parquet(stream: Any, tables: Iterable[pa.Table]) -> None:
     writer = None
     for table in tables:
-        writer = writer or pq.ParquetWriter(stream, table.schema)
+        if writer is None:
+            # Texts repeat (a version, an error), scores do not: to look each up in a dictionary was a fifth of the time.
+            texts = [field.name for field in table.schema if is_text(field.type)]
+            writer = pq.ParquetWriter(stream, table.schema, use_dictionary=texts or False)
         writer.write_table(table, row_group_size=max(1, table.num_rows))
     if writer:
         writer.close()

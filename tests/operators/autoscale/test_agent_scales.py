@@ -19,8 +19,12 @@ from broker.autoscale import Override
 from broker.connection import Link
 from broker.timetable import Learned
 from operators import pool, status
+from operators.autoscale import dry
 from operators.autoscale.cli import autoscale as command
 from operators.daemon import ENV_SLOT_COMMAND
+from operators.desk.exchange import Exchange
+from operators.desk.rolling import Rolling
+from operators.desk.targets import Target
 from operators.supervisor import Supervisor
 from tests.operators.conftest import FAKE_SLOT, penstock, wait_until, write_pool
 
@@ -117,7 +121,10 @@ def test_a_backlog_starts_slots_and_a_lowered_most_takes_an_idle_one_while_the_o
     wait_until(lambda: link.call("EXISTS", keys.slot("box/1")) == 0)
 
 
-def test_the_command_shows_sets_and_forecasts(running: Supervisor, link: Link, answer: Answer) -> None:
+def test_the_command_shows_sets_and_forecasts(
+    running: Supervisor, link: Link, answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dry, "LOOK_S", 0.1)
     autoscale.override(link, "box", "tiny", Override(is_off=True))
     wait_until(lambda: autoscale.decode(roster.agent(link, "box").get("autoscale", "")) == {})
     assert answer().output.splitlines()[1].split() == ["tiny", "-", "-", "-", "-", "-", "off"]
@@ -154,6 +161,7 @@ def test_scaling_by_hand_says_that_autoscale_may_change_it(running: Supervisor, 
         (["tinny"], 'unknown model "tinny"; did you mean "tiny"?'),
         (["--max", "2"], "name the model that these options are for"),
         (["tiny", "--target-s", "0"], "--target-s"),
+        (["tiny", "--target-s", "nan"], "nan is no number of seconds"),
         (["tiny", "--max", "0"], "--max"),
     ],
 )
@@ -161,3 +169,17 @@ def test_bounds_that_cannot_be_are_refused_with_the_mend(answer: Answer, argumen
     found = answer(*arguments)
     assert found.exit_code != 0
     assert said in f"{found.exception} {found.output}"
+
+
+def test_a_restart_leaves_alone_what_autoscale_took_away_while_it_waited(
+    running: Supervisor, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a restart that waits for its place
+    target = Target(0, "tiny", running.slots()[0].pid, is_ready=True)
+    rolling = Rolling(running.settings, link, running, timeout_s=3, say=lambda _: None)
+    monkeypatch.setattr(Exchange, "take_place", lambda *_, **__: False)
+    # when the agent takes the slot meanwhile
+    monkeypatch.setattr(rolling, "_wait_for_place", lambda _: roster.assign(link, "box", 0, None))
+    rolling.one_at_a_time([target])
+    # then
+    assert [(one.number, one.how) for one in rolling.done] == [(0, "left")]

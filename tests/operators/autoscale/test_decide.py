@@ -13,6 +13,7 @@ from benchmarks.autoscale.policies import Ours
 from benchmarks.autoscale.traffic import Scenario
 from benchmarks.autoscale.world import simulate
 from operators.autoscale.decide import COOLDOWN_LOADS, Scaler, cooldown_s
+from operators.autoscale.dry import would
 from operators.autoscale.words import Bounds, Sight
 
 BOUNDS = Bounds(least=1, most=6, target_s=2.0)
@@ -156,6 +157,30 @@ def test_least_0_lets_the_last_slot_go_and_a_job_brings_one_back() -> None:
     assert Scaler().look(changed(none, jobs=1, unclaimed=1, table_per_s=None), bounds).wanted == 1
 
 
+@pytest.mark.parametrize("table_per_s", [None, 100.0])
+def test_least_0_lets_the_last_slot_go_when_nothing_came_for_the_cooldown_however_much_did_before(
+    table_per_s: float | None,
+) -> None:
+    scaler, bounds, ended = Scaler(), Bounds(0, 4, 2.0), 0
+    last = changed(CALM, slots=1, ready=1, idle=(0,), table_per_s=table_per_s, load_s=1.0)
+    for at in range(50):
+        ended += 40
+        assert scaler.look(changed(last, at_s=2.0 * at, ended=ended), bounds).wanted == 1
+    gone_at = next(
+        at for at in range(50, 200) if not scaler.look(changed(last, at_s=2.0 * at, ended=ended), bounds).wanted
+    )
+    assert 60.0 <= 2.0 * (gone_at - 49) <= 64.0
+
+
+def test_slots_that_hang_for_days_ask_for_no_number_that_has_no_meaning() -> None:
+    scaler, ended = Scaler(), 0
+    hanging = changed(CALM, jobs=50, unclaimed=40, idle=(), table_per_s=None)
+    for at in range(30_000):
+        ended += 200 if at < 30 else 0
+        verdict = scaler.look(changed(hanging, at_s=2.0 * at, ended=ended), BOUNDS)
+    assert (verdict.wanted, verdict.needed) == (6, 9999)
+
+
 def test_a_model_whose_slots_an_operator_took_away_is_left_alone() -> None:
     verdict = Scaler().look(changed(CALM, slots=0, ready=0, idle=(), jobs=9000, unclaimed=9000), BOUNDS)
     assert (verdict.wanted, verdict.why) == (0, "all its slots were taken away by hand")
@@ -163,6 +188,8 @@ def test_a_model_whose_slots_an_operator_took_away_is_left_alone() -> None:
 
 def test_a_paused_model_keeps_what_it_has() -> None:
     assert Scaler().look(changed(CALM, is_paused=True, jobs=100_000, unclaimed=100_000), BOUNDS).wanted == 2
+    idle = Scaler().look(changed(CALM, is_paused=True), BOUNDS)
+    assert would(idle, 2, BOUNDS) == "would change nothing"
 
 
 def test_slots_that_cannot_load_are_no_reason_to_start_more_of_them() -> None:

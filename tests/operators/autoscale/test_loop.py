@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,7 +17,7 @@ from broker.roster import Assignment
 from broker.settings import Settings
 from broker.settings_tables import AutoscaleSettings, ModelSettings, PoolSettings
 from broker.timetable import Learned
-from operators.autoscale import speed
+from operators.autoscale import dry, speed
 from operators.autoscale.loop import LOOK_S, Autoscale
 from operators.hardware import Gpu, Hardware
 from operators.places import Action, Place, Seen
@@ -149,9 +150,35 @@ def test_on_auto_a_driver_that_does_not_answer_starts_nothing(link: Link) -> Non
     assert "no NVIDIA driver has answered" in autoscale.decode(loop.told())["m"].refused
 
 
-def test_a_counter_that_is_garbled_costs_no_round(link: Link) -> None:
+def test_a_counter_that_is_garbled_costs_nothing_else(link: Link) -> None:
     link.call("HSET", keys.counters("m"), "done", "many")
-    assert not scaler(settings()).look(link, seen(link, ready(0)), 10.0)
+    roster.want(link, "box", "m", 1)
+    loop = scaler(settings())
+    assert not loop.look(link, seen(link, ready(0)), 10.0)
+    assert autoscale.decode(loop.told())["m"].slots == 1
+
+
+def test_models_that_grow_at_one_look_share_what_the_pool_may_run(link: Link) -> None:
+    # given two that each have room for two slots more, and a host with room for two
+    models = {name: ModelSettings("/nowhere", slots=1, autoscale=AutoscaleSettings(1, 3, 1.0)) for name in ("m", "k")}
+    chosen = Settings(pool=PoolSettings(most_slots=4, host="box"), models=models)
+    loop, view = scaler(chosen), seen(link, ready(0, held=8), ready(1, held=8, given=Assignment("k", "/nowhere")))
+    link.call("ZADD", keys.ready("k"), roster.now_ms(link) + 60_000, "box/1")
+    for name in models:
+        link.call(*timetable.save(name, "", "box/cpu", [Learned(8, (), 80.0, 90.0)]))
+        link.call_all([("XADD", keys.lane(name, "normal"), "*", "b", b"job")] * 2000)
+    # when
+    loop.look(link, view, 10.0)
+    # then the number that spares need stays free
+    assert [one.assignment.model for one in loop.actions(view) if one.assignment] == ["m", "m"]
+    assert autoscale.decode(loop.told())["k"].refused == "other models take the rest of pool.most_slots = 4"
+
+
+def test_a_forecast_of_no_model_does_not_wait_for_a_second_look(link: Link) -> None:
+    supervisor: Any = None  # not asked
+    rests: list[float] = []
+    assert dry.forecasts(settings(), link, supervisor, {}, rest=rests.append) == []
+    assert rests == []
 
 
 def test_an_idle_slot_above_the_most_leaves_and_is_forgotten_once_it_has_ended(link: Link) -> None:

@@ -15,8 +15,9 @@ from broker import overlap, roster, settings
 from broker.connection import Link
 from broker.errors import ConfigError, SupervisorError
 from broker.overlap import Request
+from broker.queue import Queue
 from broker.settings import Settings
-from operators import applied, pool, readiness
+from operators import applied, pool, pool_lock, readiness
 from operators.desk import exchange, reload, unapplied
 from operators.desk.exchange import Exchange
 from operators.desk.rolling import Rolling
@@ -114,6 +115,37 @@ def test_the_slot_that_was_not_ready_in_time_does_not_go_on_with_what_was_taken_
     assert running.slots()[0].pid not in (0, *loading)
 
 
+@pytest.mark.slow
+def test_a_restart_that_another_command_holds_up_keeps_no_place_from_those_that_retire(
+    running: Supervisor, link: Link
+) -> None:
+    running._tell("stopProcess", "agent", True, ignore=())
+    wait_until(lambda: not roster.agent(link, "box"))
+    rolling = Rolling(running.settings, link, running, timeout_s=20, say=quiet)
+    with pool_lock.changing(running.settings), pytest.raises(SupervisorError, match="is changing this pool"):
+        rolling.one_at_a_time([Target(0, "tiny", running.slots()[0].pid, True)])
+    assert link.run_all([Queue("tiny", "box/1").ask_to_retire("box/1", place_ttl_ms=1)]) == [1]
+
+
+@pytest.mark.slow
+def test_the_agent_decides_by_the_settings_in_force_while_slots_restart_and_after_they_were_taken_back(
+    running: Supervisor, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids = [running.agent().pid]
+
+    def stopped(*_: Any) -> None:
+        pids.append(running.agent().pid)
+        raise SupervisorError("enough")
+
+    monkeypatch.setattr(Rolling, "one_at_a_time", stopped)
+    plan = reload.prepare(edited(running.settings, "[retire]\njitter = 0.2\n"), link)
+    with pytest.raises(SupervisorError, match="enough; the settings of before are in force again"):
+        reload.carry_out(plan, link, running, timeout_s=20, say=quiet)
+    pids.append(running.agent().pid)
+    assert len(set(pids)) == 3
+    assert roster.agent(link, "box")["pid"] == str(pids[-1])
+
+
 def test_what_cannot_be_put_back_while_redis_is_away_is_still_seen(configured: Settings) -> None:
     # given a reload halfway, and no Redis
     configured.var.mkdir()
@@ -122,7 +154,7 @@ def test_what_cannot_be_put_back_while_redis_is_away_is_still_seen(configured: S
     applied.begin(now, applied.file_text(now))
     rolling = Rolling(now, Link("unix:///nowhere"), Supervisor(now), timeout_s=1, say=quiet)
     # when
-    said = reload._take_back(reload.Reload(now, "", (), (), {}, {}), {}, rolling)
+    said = reload._take_back(reload.Reload(now, "", (), (), {}, {}), Supervisor(now), {}, rolling)
     # then
     assert said.startswith("the settings of before could not be put back (the embedded Redis does not answer")
     assert [one.key for one in unapplied.compare(configured)] == ["retire.jitter"]

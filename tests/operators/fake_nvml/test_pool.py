@@ -25,6 +25,7 @@ def gpus(library: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[s
     return {"LD_LIBRARY_PATH": str(library), "FAKE_NVML": str(folder / "gpus")}
 
 
+@pytest.mark.slow
 def test_slots_are_placed_by_uuid_and_status_shows_the_gpus(folder: Path, gpus: dict[str, str]) -> None:
     config = folder / "pool.toml"
     assert penstock("up", config=config, **gpus).returncode == 0

@@ -80,3 +80,18 @@ def test_paths_are_made_absolute_and_urls_left_alone(tmp_path: Path, monkeypatch
     assert absolute("out/") == f"{tmp_path}/out/"
     assert absolute("~/b.csv") == "/home/ada/b.csv"
     assert absolute("s3://b/a/../c.csv") == "s3://b/a/../c.csv"
+
+
+@pytest.mark.parametrize("url", ["{folder}/in", "{folder}/in/*.csv", "{folder}/in/**/*.csv", "{folder}/i*/*.csv"])
+def test_links_among_the_files_are_the_same_to_those_who_submit_and_to_the_program(tmp_path: Path, url: str) -> None:
+    # given: a link to a file, and one to a folder
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "apart").mkdir()
+    for name in ("in/a.csv", "in/deep/b.csv", "apart/c.csv"):
+        (tmp_path / name).write_text("x\n1\n")
+    (tmp_path / "in" / "linked.csv").symlink_to(tmp_path / "apart" / "c.csv")
+    (tmp_path / "in" / "door").symlink_to(tmp_path / "apart")
+    # then
+    files = Files(url.format(folder=tmp_path))
+    assert files.fingerprint() == fingerprint(url.format(folder=tmp_path))
+    assert "linked.csv" in [entry.name.rpartition("/")[2] for entry in files.entries]

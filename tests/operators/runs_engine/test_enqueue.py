@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
+from rq.cli import main as rq_cli
 from rq.job import JobStatus
 
 from broker import keys, run_lease, runs
@@ -183,12 +185,13 @@ def test_a_worker_works_runs_and_rq_shows_their_progress_and_their_ends(
     assert enqueuer.look() == []
 
 
+@pytest.mark.parametrize("role", ["runs", "operator"])  # on a shared server the program has the rights of redis.url
 @pytest.mark.parametrize("binary", [find_server(), DEBIAN], ids=["embedded", "debian"])
-def test_all_of_it_is_within_the_rights_of_the_role_runs(tmp_path: Path, binary: Path) -> None:
+def test_all_of_it_is_within_the_rights_of_who_works_runs(tmp_path: Path, binary: Path, role: str) -> None:
     if not binary.exists():
         pytest.skip(f"{binary} is not installed")
     with temporary_server(tmp_path, binary=binary, has_roles=True) as url:
-        as_runs = url.replace("unix://", "unix://runs:runs@")
+        as_runs = url.replace("unix://", f"unix://{role}:{role}@")
         link, connection = Link(as_runs), rq_client(as_runs)
         link.connect()
         enqueuer = Enqueuer(SETTINGS, link=link, connection=connection, name="runs_00", task=score)
@@ -209,6 +212,10 @@ def test_all_of_it_is_within_the_rights_of_the_role_runs(tmp_path: Path, binary:
         run_lease.note(link, "r1", ME, {"rows_done": 1}, leave="done", keep_ms=1000)
         run_lease.prune(link)
         worker.set_state("idle")
+        # and RQ's own tool shows it
+        shown = CliRunner().invoke(rq_cli, ["info", "--url", as_runs])
+        assert shown.exit_code == 0, shown.output
+        assert "w (" in shown.output
         worker.register_death()
         link.close()
         connection.close()
