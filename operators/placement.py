@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from broker.errors import ConfigError
+from broker.figures import whole
 from broker.roster import Assignment
 from broker.settings import Settings
 from operators import devices
@@ -47,7 +48,7 @@ def most_per_gpu(device: str) -> int | None:
     _, mark, count = device.partition(":")
     if not mark:
         return None
-    if not count.isdigit() or not int(count):
+    if not count.isdecimal() or not int(count):
         raise ConfigError(f'device = "{device}" is no device; write "auto", or "auto:2" for two slots a GPU at most')
     return int(count)
 
@@ -199,7 +200,7 @@ def _sizes(held: Mapping[int, Assignment], told: Mapping[int, Mapping[str, str]]
     """model -> device memory of the slot of it that takes most, of those that say."""
     found: dict[str, int] = {}
     for number, given in held.items():
-        taken = told.get(number, {}).get("device_bytes")
+        taken = whole(told.get(number, {}).get("device_bytes"))
         if taken and given.device != "cpu":
-            found[given.model] = max(found.get(given.model, 0), int(taken))
+            found[given.model] = max(found.get(given.model, 0), taken)
     return found

@@ -238,11 +238,11 @@ class Leases:
             return False
         try:
             self.wire.link.connect()
-            self._restore()  # a server that came back empty, or another one, knows neither groups nor spec
+            if not self.is_leaving:  # its successor may have published another spec and other limits by now
+                self._restore()  # a server that came back empty, or another one, knows neither groups nor spec
             for lease in self._ghosts.gone():
                 self._let_go(lease)
-            pairs = [*self._owed.pairs(), *self._settling.again()]
-            self.wire.send(*pairs, *self._ghosts.pairs())
+            self.wire.send(*self._owed.pairs(), *self._settling.again(), *self._ghosts.pairs())
         except (*LOST, RedisUnavailable) as error:
             self._contact.lose(error)
             return False

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 from hypothesis import given
@@ -253,9 +254,12 @@ def test_a_time_that_no_local_clock_has_is_none(monkeypatch: pytest.MonkeyPatch,
 
 def test_a_log_that_may_not_be_read_is_one_line(penstock: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "agent.log").touch()
+    real: Callable[..., IO[Any]] = Path.open
 
-    def refuse(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
+    def refuse(path: Path, *mode: str, **rest: str) -> IO[Any]:
+        if path.suffix == ".log":
+            raise PermissionError(13, "Permission denied")
+        return real(path, *mode, **rest)
 
     monkeypatch.setattr(Path, "open", refuse)  # root may read everything
     code, _, error = penstock("logs")

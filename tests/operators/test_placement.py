@@ -99,7 +99,7 @@ def test_on_equal_gpus_no_one_has_two_slots_more_than_another(count: int, slots:
     assert max(chosen.values()) - min(chosen[f"GPU-{at}"] for at in range(count)) <= 1
 
 
-@pytest.mark.parametrize("device", ["auto:0", "auto:x", "auto:", "auto:-1"])
+@pytest.mark.parametrize("device", ["auto:0", "auto:x", "auto:", "auto:-1", "auto:²"])
 def test_auto_with_no_number_behind_the_colon_is_an_error(device: str) -> None:
     with pytest.raises(ConfigError, match='write "auto", or "auto:2"'):
         placement.check(Settings(models={"m": ModelSettings("m", device=device)}))
@@ -109,7 +109,7 @@ def test_only_slots_on_auto_are_placed_and_what_others_take_is_learned_from_thei
     chosen = Settings(models={"m": ModelSettings("m", device="auto"), "c": ModelSettings("c")})
     listed = Hardware("580", (gpu("a", 100, 140), gpu("b", 20, 140), gpu("c", trouble="GPU is lost")))
     held = {0: Assignment("m", "/m", "GPU-a"), 1: Assignment("m", "/m", "GPU-a"), 2: Assignment("c", "/c")}
-    told = {0: {"state": "ready", "device_bytes": str(30 * GB)}, 1: {"state": "ready", "device_bytes": ""}}
+    told = {0: {"state": "ready", "device_bytes": str(30 * GB)}, 1: {"state": "ready", "device_bytes": "much"}}
     wished = {3: Assignment("m", "/m", "auto"), 4: Assignment("c", "/c")}
     placed = placement.place(chosen, wished, held=held, told=told, listed=listed)
     assert placed == {3: Assignment("m", "/m", "GPU-a"), 4: Assignment("c", "/c")}, "30 GB do not fit on b"

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker import keys, roster
+from broker import keys, roster, spec
 from broker.connection import Link
 from broker.errors import ConfigError, RedisUnavailable
 from broker.queue import Queue
@@ -70,6 +70,21 @@ def test_a_life_that_is_asked_to_stop_drains_and_says_so(make: Make, link: Link)
     assert run_until_ready(make(), link) is Exit.DRAINED
     assert reasons(link) == ["drained"]
     assert roster.ready(link, "mlp") == []
+
+
+def test_a_life_that_leaves_does_not_publish_over_its_successors_limits(make: Make, link: Link) -> None:
+    # given an idle slot, and a successor that has published other limits
+    life = make()
+    thread = threading.Thread(target=life.live)
+    thread.start()
+    wait_until(lambda: roster.ready(link, "mlp"), "the slot is ready", timeout=10)
+    published = spec.fetch(link, "mlp")
+    spec.publish(link, published.spec, msgspec.structs.replace(published.limits, max_jobs=7))
+    # when it is asked to stop in its blocked read, which it ends by connecting anew
+    life.stop()
+    thread.join(20)
+    # then
+    assert spec.fetch(link, "mlp").limits.max_jobs == 7
 
 
 def test_a_loop_that_raises_ends_the_life_with_a_named_code(

@@ -16,6 +16,7 @@ from broker.connection import Link
 from broker.errors import ConfigError, SupervisorError
 from broker.overlap import Request
 from broker.queue import Queue
+from broker.roster import Assignment
 from broker.settings import Settings
 from operators import applied, pool, pool_lock, readiness
 from operators.desk import exchange, reload, unapplied
@@ -23,7 +24,7 @@ from operators.desk.exchange import Exchange
 from operators.desk.rolling import Rolling
 from operators.desk.targets import Target
 from operators.reach import reach
-from operators.supervisor import Supervisor
+from operators.supervisor import Program, Supervisor
 from tests.operators.conftest import wait_until
 
 
@@ -115,16 +116,28 @@ def test_the_slot_that_was_not_ready_in_time_does_not_go_on_with_what_was_taken_
     assert running.slots()[0].pid not in (0, *loading)
 
 
-@pytest.mark.slow
 def test_a_restart_that_another_command_holds_up_keeps_no_place_from_those_that_retire(
-    running: Supervisor, link: Link
+    configured: Settings, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running._tell("stopProcess", "agent", True, ignore=())
-    wait_until(lambda: not roster.agent(link, "box"))
-    rolling = Rolling(running.settings, link, running, timeout_s=20, say=quiet)
-    with pool_lock.changing(running.settings), pytest.raises(SupervisorError, match="is changing this pool"):
-        rolling.one_at_a_time([Target(0, "tiny", running.slots()[0].pid, True)])
-    assert link.run_all([Queue("tiny", "box/1").ask_to_retire("box/1", place_ttl_ms=1)]) == [1]
+    # given two slots that are ready, and no agent
+    link = Link(redis_url)
+    link.connect()
+    link.call("FLUSHALL")
+    supervisor = Supervisor(configured)
+    monkeypatch.setattr(supervisor, "slots", lambda: {0: Program("slot_00", "RUNNING", 7, 1, "")})
+    monkeypatch.setattr(pool_lock, "LOCK_WAIT_S", 0.0)
+    roster.want(link, "box", "tiny", 2)
+    queues = {number: Queue("tiny", f"box/{number}.x") for number in (0, 1)}
+    for number, queue in queues.items():
+        roster.assign(link, "box", number, Assignment(model="tiny", artifact="tiny", device="cpu"))
+        link.run_all([queue.pulse(f"box/{number}", (), ready_ms=60_000, failing_ms=0, frees_place=False)])
+    # when
+    rolling = Rolling(configured, link, supervisor, timeout_s=1, say=quiet)
+    with pool_lock.changing(configured), pytest.raises(SupervisorError, match="is changing this pool"):
+        rolling.one_at_a_time([Target(0, "tiny", 7, True)])
+    # then
+    assert link.run_all([queues[1].ask_to_retire("box/1", place_ttl_ms=1)]) == [1]
+    link.close()
 
 
 @pytest.mark.slow
