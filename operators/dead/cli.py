@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import click
 import msgspec
 
+from broker import audit
 from broker.connection import Link
 from broker.dead import Letter
 from broker.errors import PenstockError
@@ -19,7 +19,7 @@ from operators.completion.complete import complete_model
 from operators.dead import letters
 from operators.dead.letters import Replayed, Shown
 from operators.reach import reach
-from operators.screen.cli import as_json, print_json, print_lines
+from operators.screen.cli import as_json, ask, print_json, print_lines
 from operators.table import clean, cut
 
 LISTED = 50
@@ -106,6 +106,7 @@ def replay(
         finally:  # what runs again must be told, though the next was refused
             if is_json:
                 print_json(done)
+            _noted(link, "replay", len(done), ids, model, reason)
     if left:
         more = f"; so were {len(left) - 1} others" if len(left) > 1 else ""
         raise type(left[0])(f"one was left alone: {left[0]}{more}")
@@ -127,6 +128,7 @@ def drop(
     """Delete dead letters for good. Nothing of them is left."""
     with _link(config) as link:
         count = sum(letters.drop(link, page) for page in _pages(link, "drop", ids, is_all, model, reason, yes))
+        _noted(link, "drop", count, ids, model, reason)
     print_json({"dropped": count}) if is_json else click.echo(f"dropped {count} dead {_noun(count)}")
 
 
@@ -151,19 +153,15 @@ def _pages(
         return [letters.find_all(link, ids)]
     whose = f"of model {model}" if model else "of every model"
     why = f" with reason {reason}" if reason else ""
-    if not yes and not _is_confirmed(f"{verb} all dead letters {whose}{why}?"):
-        raise PenstockError("nothing was changed; answer y, or give --yes")
+    ask(f"{verb} all dead letters {whose}{why}?", is_agreed=yes)
     return letters.chosen(link, model, reason=reason)
 
 
-def _is_confirmed(question: str) -> bool:
-    try:
-        return click.confirm(question, err=True)
-    except click.Abort:
-        if sys.stdin.isatty():
-            raise  # Ctrl-C
-        click.echo(err=True)  # behind the question, which nobody is there to answer
-        return False
+def _noted(link: Link, verb: str, count: int, ids: tuple[str, ...], model: str | None, reason: str) -> None:
+    """What was done, for the audit."""
+    if count:
+        which = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "") if ids else f"all of {model or 'every model'}"
+        audit.record(link, f"dead {verb}", f"{which}: {count}", reason=f"reason {reason}" if reason else "")
 
 
 def _print_table(found: list[Letter], now_ms: int) -> None:

@@ -70,7 +70,7 @@ def _keys() -> Iterator[Callable[[float], bool]]:
 
     try:
         tty.setcbreak(stdin)
-        pass
+        _forbid(stdin, termios.VSUSP, termios.VQUIT)
         yield pressed
     finally:
         termios.tcsetattr(stdin, termios.TCSADRAIN, before)

@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from broker import codec, keys, roster
+from broker import audit, codec, keys, roster
 from broker.connection import Link
 from broker.messages import Kind
 from broker.spec import Limits
@@ -207,21 +207,37 @@ def test_all_of_a_reason_are_replayed_after_a_yes(link: Link, penstock: Run, mon
     assert link.call("XLEN", keys.dead(MODEL)) == 0
 
 
-@pytest.mark.parametrize("answer", ["n\n", ""])  # nobody is there to answer
+@pytest.mark.parametrize("is_terminal", [True, False])
 @pytest.mark.parametrize("verb", ["replay", "drop"])
 def test_all_asks_first_and_without_a_yes_changes_nothing(
-    link: Link, penstock: Run, monkeypatch: pytest.MonkeyPatch, verb: str, answer: str
+    link: Link, penstock: Run, monkeypatch: pytest.MonkeyPatch, verb: str, is_terminal: bool
 ) -> None:
     # given
     bury(link)
-    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    stdin = io.StringIO("n\n")
+    monkeypatch.setattr(stdin, "isatty", lambda: is_terminal)
+    monkeypatch.setattr("sys.stdin", stdin)
     # when
     ended, _, err = penstock("dead", verb, "--all", "--model", MODEL, "--reason", "test")
     # then
-    assert ended == 1
-    assert err.endswith("error: nothing was changed; answer y, or give --yes\n")
-    assert f"{verb} all dead letters of model {MODEL} with reason test?" in err
+    if is_terminal:
+        assert ended == 1
+        assert err.endswith("error: nothing was changed; answer y, or give --yes\n")
+        assert f"{verb} all dead letters of model {MODEL} with reason test?" in err
+    else:
+        assert ended == 2
+        assert "--yes" in err
     assert link.call("XLEN", keys.dead(MODEL)) == 1
+    assert audit.acts(link) == []
+
+
+def test_what_was_replayed_and_dropped_stands_in_the_audit(link: Link, penstock: Run) -> None:
+    first, second = bury(link, 2)
+    penstock("dead", "replay", first)
+    penstock("dead", "drop", "--all", "--model", MODEL, "--yes")
+    noted = [(act.command, act.target) for act in audit.acts(link)]
+    assert noted == [("dead drop", f"all of {MODEL}: 1"), ("dead replay", f"{first}: 1")]
+    assert second not in penstock("dead", "ls")[1]
 
 
 def test_a_queue_that_fills_up_stops_a_replay_and_what_runs_is_told(link: Link, penstock: Run) -> None:
