@@ -25,6 +25,7 @@ MAY = {
     "workers/engine_client.py": {"multiprocessing"},
 }
 RUNS_TEXT = {"eval", "exec", "compile", "__import__", "execfile"}
+THREADS = {"ThreadPoolExecutor"}  # hands objects on as they are
 SENDS_PICKLES = {"multiprocessing", "multiprocessing.connection", "multiprocessing.managers", "concurrent.futures"}
 
 
@@ -73,7 +74,7 @@ def imported(name: str) -> set[str]:
     for node in ast.walk(tree(name)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom) and node.module and {one.name for one in node.names} - THREADS:
             found |= {node.module}
     return found & SENDS_PICKLES
 
