@@ -201,7 +201,7 @@ def test_up_stops_what_it_started_when_redis_does_not_come(
     broken.write_text("#!/bin/sh\necho cannot read the append-only file\nexit 1\n")
     broken.chmod(0o700)
     monkeypatch.setenv(embedded.ENV_SERVER, str(broken))
-    configured = msgspec.structs.replace(configured, redis=RedisSettings(connect_s=1.5))
+    configured = msgspec.structs.replace(configured, redis=RedisSettings(connect_s=6.0))
     with pytest.raises(RedisUnavailable, match="does not start: cannot read the append-only file"):
         pool.up(configured, say=quiet)
     assert not Supervisor(configured).is_running()
