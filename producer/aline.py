@@ -155,6 +155,8 @@ class AsyncReader:
             self._wake((ticket,))
 
     async def close(self) -> None:
+        if self._ringer is not None:
+            self._ringer.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))

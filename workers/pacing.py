@@ -154,12 +154,12 @@ class Pacing:
         return room if room > 0 else self._behind_one(fetching)
 
     def _behind_one(self, fetching: int) -> int:
-        """Room for one job more behind a single one of many batches: to claim it and fetch its body takes longer than the last two
-        of those, and the engine would stand idle."""
-        if fetching or self._batcher.jobs != 1:
-            return 0
+        """Room for one job more behind a single one of several batches: to claim it and fetch its body takes longer than the last
+        two of those, and the engine would stand idle."""
         coming = self._batcher.coming()
-        left_ms = coming.ms * self._batcher.rows / coming.rows if coming is not None else 0.0
+        if fetching or coming is None or self._batcher.jobs != 1 or self._batcher.rows <= coming.rows:
+            return 0
+        left_ms = coming.ms * self._batcher.rows / coming.rows
         return 1 if 0 < left_ms <= SHORT_MS else 0
 
     def may_ask(self, now: float, *, has_backlog: bool) -> bool:

@@ -103,6 +103,9 @@ def test_one_job_is_read_ahead_behind_a_single_one_of_many_quick_batches() -> No
     parts, pacing = paced(20.0)
     parts.add([job(lane=LOW, rows=80)])
     assert pacing.room_rows(8, 20.0) == 0, "200 ms of work are in hand"
+    parts, pacing = paced(1.0)
+    parts.add([job(lane=LOW, rows=8)])
+    assert (pacing.room_rows(8, 1.0), pacing.low_room_rows(8)) == (0, 0), "one batch runs and one waits"
 
 
 def test_company_is_not_waited_for_past_a_deadline() -> None:
