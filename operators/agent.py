@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import structlog
 
+from broker import logs
 from broker.connection import Link
 from broker.errors import PenstockError
 from broker.settings import Settings, load
@@ -36,11 +37,7 @@ log = structlog.get_logger()
 
 def main() -> int:
     """The command. Its exit code says nothing: supervisord starts it again whatever it is."""
-    structlog.configure(
-        processors=[structlog.processors.TimeStamper(fmt="iso"), structlog.processors.add_log_level,
-                    structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )  # fmt: skip
+    logs.to_stderr()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # stdout is the protocol's alone: whatever prints, prints to the log
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -8,16 +8,13 @@ from broker import audit
 from broker.connection import LOST, ResponseError
 from broker.errors import RedisUnavailable
 from broker.settings import Settings
-from operators.reach import reach
+from operators.reach import reached
 
 
 def note(settings: Settings, command: str, target: str = "", *, reason: str, say: Callable[[str], None]) -> None:
     """As `broker.audit.record`; where Redis is away or full, that is said instead."""
     try:
-        link = reach(settings)
-        try:
+        with reached(settings) as link:
             audit.record(link, command, target, reason=reason)
-        finally:
-            link.close()
     except (*LOST, RedisUnavailable, ResponseError) as error:
         say(f"not noted in the audit: {error}")

@@ -18,7 +18,7 @@ from broker.settings import load
 from operators.commands.cli import EXIT_CODES, Commands
 from operators.completion.cli import ASKED, answer
 from operators.completion.complete import complete_model
-from operators.screen.cli import as_json, print_json, print_lines, print_mark, say, with_reason
+from operators.screen.cli import as_json, print_findings, print_json, print_lines, print_mark, say, with_reason
 from operators.table import numbered
 
 if TYPE_CHECKING:
@@ -163,14 +163,7 @@ def doctor(config: str | None, is_json: bool) -> None:
     """Check Redis, supervisord, devices, artifacts and settings; say the mend of each finding. Exit code 1 on a failure."""
     from operators import doctor
 
-    findings = doctor.examine(load(config))
-    if is_json:
-        print_json(findings)
-    else:
-        for finding in findings:
-            print_mark(finding.level, finding.text, finding.mend)
-    if any(finding.level == "fail" for finding in findings):
-        raise SystemExit(1)
+    print_findings(doctor.examine(load(config)), is_json=is_json)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -22,7 +22,7 @@ from operators.desk import unapplied
 from operators.finding import Finding as Finding
 from operators.large_bodies import large_bodies
 from operators.left_bodies import left_bodies
-from operators.reach import client_command, reach, read_append, read_info
+from operators.reach import client_command, reached, read_append, read_info
 from operators.supervision import agent, supervision
 from operators.supervisor import Supervisor
 from operators.table import count_of
@@ -61,8 +61,7 @@ def redis_server(settings: Settings) -> Iterator[Finding]:
         binary = embedded.find_server()
         yield Finding("warn", f"the embedded Redis is not running (it would be {binary})", "penstock up")
         return
-    link = reach(settings, is_reading=True)
-    try:
+    with reached(settings, is_reading=True) as link:
         info = read_info(link)
         append = read_append(link) or ({"appendfsync": settings.redis.fsync} if settings.is_embedded else {})
         round_trips = []
@@ -70,8 +69,6 @@ def redis_server(settings: Settings) -> Iterator[Finding]:
             before = time.perf_counter()
             link.call("PING")
             round_trips.append((time.perf_counter() - before) * 1000)
-    finally:
-        link.close()
     client = client_command(settings)
     version = info.get("redis_version", "0.0")
     where = safe_url(settings.redis_url)

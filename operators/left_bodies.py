@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from broker import bodies_sweep, keys
 from broker.settings import Settings
 from operators.finding import Finding
-from operators.reach import reach
+from operators.reach import reached
 from operators.supervisor import Supervisor
 
 
@@ -15,8 +15,7 @@ def left_bodies(settings: Settings) -> Iterator[Finding]:
     """Notes of bodies in other stores than the one that is configured; nothing where there are none."""
     if settings.is_embedded and not Supervisor(settings).is_running():
         return  # the check of Redis says it
-    link = reach(settings, is_reading=True)
-    try:
+    with reached(settings, is_reading=True) as link:
         for name in settings.models:
             for token, location in bodies_sweep.read_stores(link.call("HGETALL", keys.spec(name))):
                 count = int(link.call("ZCARD", keys.bodies(name, token))) if location != settings.queue.bodies else 0
@@ -28,5 +27,3 @@ def left_bodies(settings: Settings) -> Iterator[Finding]:
                         "retried and then dead, and nobody removes them",
                         f'set queue.bodies = "{location}" again until the queue and its dead letters are empty',
                     )
-    finally:
-        link.close()

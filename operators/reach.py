@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from broker import look
 from broker.acl import Role
 from broker.address import is_sentinel, read_sentinel_url
@@ -31,6 +34,16 @@ def reach(settings: Settings, *, within_s: float = 2.0, is_reading: bool = False
     except LOST as error:
         raise RedisUnavailable(_embedded_away(settings, error)) from None
     return link
+
+
+@contextmanager
+def reached(settings: Settings, *, is_reading: bool = False) -> Iterator[Link]:
+    """A connected Link, closed behind the block. Raises as `reach`."""
+    link = reach(settings, is_reading=is_reading)
+    try:
+        yield link
+    finally:
+        link.close()
 
 
 def _embedded_away(settings: Settings, error: Exception) -> str:

@@ -17,7 +17,7 @@ from broker.roster import Assignment
 from broker.settings import Settings
 from operators import placement
 from operators.plan import plan
-from operators.reach import reach
+from operators.reach import reach, reached
 
 
 def publish(settings: Settings, link: Link) -> dict[int, Assignment]:
@@ -64,10 +64,8 @@ def placed(settings: Settings, link: Link, wished: Mapping[int, Assignment]) -> 
 
 def assigned(settings: Settings) -> tuple[int, ...]:
     """Numbers of the slots that shall run on this host."""
-    link = reach(settings)
-    numbers = tuple(roster.assignments(link, settings.host))
-    link.close()
-    return numbers
+    with reached(settings) as link:
+        return tuple(roster.assignments(link, settings.host))
 
 
 def passing(requests: dict[int, Request]) -> frozenset[int]:

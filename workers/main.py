@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import sys
 import time
 
 import structlog
 
+from broker import logs
 from broker.errors import PenstockError, RedisUnavailable
 from broker.settings import load
 from workers import console
@@ -29,11 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--debug", action="store_true", help="run the model in this process, for a debugger")
     options = parser.parse_args(argv)
     console.outlast()
-    structlog.configure(
-        processors=[structlog.processors.TimeStamper(fmt="iso"), structlog.processors.add_log_level,
-                    structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )  # fmt: skip
+    logs.to_stderr()
     try:
         life = Life(load(options.config), options.slot, is_inline=options.debug, owns_process=True)
         parent = Parent(os.environ)

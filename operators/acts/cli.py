@@ -11,7 +11,7 @@ from broker import keys, roster
 from broker.settings import load
 from operators import table
 from operators.logs.lines import since
-from operators.reach import reach
+from operators.reach import reached
 from operators.screen.cli import as_json, print_json, print_lines
 from operators.table import clean, cut
 
@@ -28,12 +28,9 @@ LONGEST = 60
 @click.pass_obj
 def audit(config: str | None, limit: int, since_text: str | None, is_json: bool) -> None:
     """List who changed what in the pool, and the reason that was given, the latest first. The last 10 000 acts are kept."""
-    link = reach(load(config), is_reading=True)
-    try:
+    with reached(load(config), is_reading=True) as link:
         now_ms = roster.now_ms(link)
         found = notes.acts(link, keys.AUDIT_CAP if since_text else limit)
-    finally:
-        link.close()
     if since_text:  # acts have Redis' time, which is the server's
         from_ms = since(since_text, datetime.fromtimestamp(now_ms / 1000, UTC).astimezone()).timestamp() * 1000
         found = [one for one in found if one.at_ms >= from_ms][:limit]

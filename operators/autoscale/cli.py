@@ -11,7 +11,7 @@ from operators.autoscale import dry, standing
 from operators.autoscale.standing import Standing
 from operators.autoscale.words import Bounds
 from operators.completion.complete import complete_model
-from operators.reach import reach
+from operators.reach import reached
 from operators.screen.cli import Seconds, as_json, print_json, print_lines, say, with_reason
 from operators.supervisor import Supervisor
 
@@ -47,8 +47,7 @@ def autoscale(
     if is_wish and not model:
         raise click.UsageError("name the model that these options are for")
     settings = standing.running(load(config), model)
-    link = reach(settings)
-    try:
+    with reached(settings) as link:
         if is_dry:
             _dry(settings, link, model, wish if is_wish else {}, is_json=is_json)
             return
@@ -59,8 +58,6 @@ def autoscale(
                 click.echo(f"{model}: autoscale {_told(found)}")
                 return
         shown = [one for one in standing.standings(settings, link) if not model or one.model == model]
-    finally:
-        link.close()
     if is_json:
         print_json(shown)
     else:

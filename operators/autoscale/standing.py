@@ -15,7 +15,7 @@ from operators import applied
 from operators.autoscale import bounds
 from operators.autoscale.words import Bounds
 from operators.pool_lock import changing
-from operators.reach import reach
+from operators.reach import reached
 from operators.supervisor import Supervisor
 
 
@@ -81,11 +81,8 @@ def running(settings: Settings, model: str = "") -> Settings:
 
 def remark(settings: Settings, model: str) -> str:
     """What to say to whoever scales by hand a model that is autoscaled; nothing of others."""
-    link = reach(settings)
-    try:
+    with reached(settings) as link:
         chosen = bounds.in_force(settings, autoscale.overrides(link, settings.host)).get(model)
-    finally:
-        link.close()
     if chosen is None:
         return ""
     return (

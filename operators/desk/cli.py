@@ -17,7 +17,7 @@ from operators.desk import draining, targets
 from operators.desk.alone import alone
 from operators.desk.draining import Drained
 from operators.desk.rolling import Restarted, Rolling
-from operators.reach import reach
+from operators.reach import reached
 from operators.screen.cli import Seconds, as_json, ask, print_json, say, with_reason, with_yes
 from operators.supervisor import Supervisor
 from operators.table import count_of
@@ -105,11 +105,8 @@ def _pool(settings: Settings) -> Iterator[tuple[Link, Supervisor]]:
     """The running pool. Raises SupervisorError where there is none."""
     supervisor = Supervisor(settings)
     supervisor.require()
-    link = reach(settings)
-    try:
+    with reached(settings) as link:
         yield link, supervisor
-    finally:
-        link.close()
 
 
 def _target(model: str, slot: int | None) -> str:

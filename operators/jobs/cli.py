@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import click
 
-from broker.connection import Link
 from broker.settings import load
 from operators import table
 from operators.completion.complete import complete_model
 from operators.jobs import listing, trail
 from operators.jobs.life import Life, Step
 from operators.jobs.listing import Listed
-from operators.reach import reach
+from operators.reach import reached  # as the operator: the monitor may read no results, nor tell how a job ended
 from operators.screen.cli import Seconds, as_json, print_json, print_lines
 from operators.table import age, clean, cut, size
 
@@ -48,7 +46,7 @@ def show(config: str | None, id: str, search_s: float, is_json: bool) -> None:
 
     ID is what submit gave: model:client-number. Exit code 1 when nothing is known of it.
     """
-    with _link(config) as link:
+    with reached(load(config)) as link:
         found = trail.show(link, id, search_s=search_s)
     print_json(found) if is_json else _print_life(found)
     if found.state == "unknown":
@@ -65,7 +63,7 @@ def show(config: str | None, id: str, search_s: float, is_json: bool) -> None:
 @click.pass_obj
 def ls(config: str | None, model: str, state: listing.State | None, limit: int, is_json: bool) -> None:
     """List jobs of MODEL, those first that are served first."""
-    with _link(config) as link:
+    with reached(load(config)) as link:
         now_ms, found = listing.listed(link, model, state, limit=limit, models=load(config).models)
     if is_json:
         print_json(found)
@@ -75,16 +73,6 @@ def ls(config: str | None, model: str, state: listing.State | None, limit: int, 
             click.echo(f"the first {limit}; there may be more: --limit, and `penstock status` counts them", err=True)
     else:
         click.echo(f"no {state or 'waiting, claimed or delayed'} jobs of model {model}")
-
-
-@contextmanager
-def _link(config: str | None) -> Iterator[Link]:
-    """As the operator: the monitor may read no results, so it could not tell how a job ended."""
-    link = reach(load(config))
-    try:
-        yield link
-    finally:
-        link.close()
 
 
 def _print_table(found: list[Listed], now_ms: int) -> None:

@@ -12,8 +12,9 @@ from broker import audit, runs
 from broker.runs import Ask
 from broker.settings import Settings, load
 from operators.completion.complete import complete_run
+from operators.reach import reached
 from operators.runs import told
-from operators.runs.screen.cli import linked, print_field, timeout, wait, wait_for
+from operators.runs.screen.cli import print_field, timeout, wait, wait_for
 from operators.runs.submit.cli import check, submit
 from operators.screen.cli import as_json, print_json, print_lines, say, with_reason, with_yes
 from operators.screen.cli import ask as agree
@@ -39,7 +40,7 @@ run.add_command(check)
 @click.pass_obj
 def ls(config: str | None, limit: int, is_json: bool) -> None:
     """List runs, newest first; those that ended are remembered for runs.keep_days."""
-    with linked(load(config)) as link:
+    with reached(load(config)) as link:
         found = runs.views(link)[:limit]
     if is_json:
         print_json(found)
@@ -55,7 +56,7 @@ def ls(config: str | None, limit: int, is_json: bool) -> None:
 @click.pass_obj
 def show(config: str | None, id: str, is_json: bool) -> None:
     """Show all that is known of run ID, and what to do next."""
-    with linked(load(config)) as link:
+    with reached(load(config)) as link:
         view = runs.view(link, id)
     if is_json:
         print_json(view)
@@ -72,7 +73,7 @@ def show(config: str | None, id: str, is_json: bool) -> None:
 def watch(config: str | None, id: str, timeout_s: float | None, is_json: bool) -> None:
     """Follow run ID until it ends; exit codes as of `submit --wait`. Interrupting it leaves the run alone."""
     settings = load(config)
-    with linked(settings) as link:
+    with reached(settings) as link:
         runs.view(link, id)
     wait(settings, id, timeout_s, is_json)
 
@@ -107,7 +108,7 @@ def resume(config: str | None, id: str, is_waiting: bool, reason: str, is_json: 
 def cancel(config: str | None, id: str, is_agreed: bool, reason: str, is_json: bool) -> None:
     """End run ID and throw its parts away; nothing stands under the output's name."""
     settings = load(config)
-    with linked(settings) as link:
+    with reached(settings) as link:
         view = runs.view(link, id)
     if not view.is_final:
         agree(f"cancel run {id} and throw away {told.count(view.rows_done)} scored rows?", is_agreed=is_agreed)
@@ -132,7 +133,7 @@ def retry(config: str | None, id: str, is_waiting: bool, reason: str, is_json: b
 @click.pass_obj
 def errors(config: str | None, id: str, limit: int, is_json: bool) -> None:
     """List the rows of run ID that failed: number from 0, key columns, reason. The output's `error` column has all of them."""
-    with linked(load(config)) as link:
+    with reached(load(config)) as link:
         view = runs.view(link, id)
         found = runs.errors(link, id, limit)
     if is_json:
@@ -155,7 +156,7 @@ def list_schedules(config: str | None, is_json: bool) -> None:
     from operators.runs.calendar import calendar
 
     settings = load(config)
-    with linked(settings) as link:
+    with reached(settings) as link:
         found = calendar(settings, link)
     if is_json:
         print_json(found)
@@ -166,7 +167,7 @@ def list_schedules(config: str | None, is_json: bool) -> None:
 
 
 def _ask(settings: Settings, id: str, what: Ask, reason: str, is_json: bool, *, is_waiting: bool = False) -> None:
-    with linked(settings) as link:
+    with reached(settings) as link:
         view = runs.ask(link, id, what)
         audit.record(link, f"run {what}", id, reason=reason)
     if is_waiting:

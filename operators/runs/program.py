@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import secrets
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import structlog
 from rq import get_current_job
 
-from broker import embedded
+from broker import embedded, logs
 from broker.connection import LOST, Link
 from broker.errors import PenstockError
 from broker.rq_redis import rq_client
@@ -33,11 +32,7 @@ log = structlog.get_logger()
 
 def main() -> int:
     """The command; see ENDED, FAILED, TWICE for what it returns."""
-    structlog.configure(
-        processors=[structlog.processors.TimeStamper(fmt="iso"), structlog.processors.add_log_level,
-                    structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )  # fmt: skip
+    logs.to_stderr()
     try:
         if os.environ.get("SUPERVISOR_ENABLED") == "1":
             embedded.die_with_parent(os.getppid())  # an orphan would keep the lock from the next pool's program

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from broker.settings import load
-from operators.reach import reach
+from operators.reach import reached
 from operators.runs import clean, scheduled
 from operators.runs.shift import shift
 from operators.runs.taking import take_turn
@@ -15,11 +15,8 @@ from operators.runs.taking import take_turn
 
 def ping() -> float:
     """The pool's time, in seconds since 1970: shows that a worker takes runs and reaches the pool's Redis."""
-    link = reach(load())
-    try:
+    with reached(load()) as link:
         seconds, micros = link.call("TIME")
-    finally:
-        link.close()
     return int(seconds) + int(micros) / 1e6
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from math import isnan
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 import msgspec
 
 from broker.errors import PenstockError
+from operators.finding import Finding
 
 as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON for programs.")
 with_reason = click.option("--reason", default="", metavar="TEXT", help="Why, for the audit.")
@@ -59,3 +61,14 @@ def print_lines(lines: list[str]) -> None:
 def print_mark(level: str, text: str, mend: str) -> None:
     """A finding with its mend; `level` is ok, warn or fail."""
     click.echo(f"{click.style(level.ljust(4), fg=COLORS[level])}  {text}" + (f"\n      -> {mend}" if mend else ""))
+
+
+def print_findings(findings: Sequence[Finding], *, is_json: bool) -> None:
+    """What a check found; ends the command with exit code 1 where one is a failure."""
+    if is_json:
+        print_json(findings)
+    else:
+        for finding in findings:
+            print_mark(finding.level, finding.text, finding.mend)
+    if any(finding.level == "fail" for finding in findings):
+        raise SystemExit(1)

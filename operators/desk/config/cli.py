@@ -11,8 +11,8 @@ from operators import applied, audited
 from operators.desk import checking, reload, unapplied
 from operators.desk.cli import timeout
 from operators.desk.differences import Difference, plain, shown
-from operators.reach import reach
-from operators.screen.cli import as_json, ask, print_json, print_mark, say, with_reason, with_yes
+from operators.reach import reached
+from operators.screen.cli import as_json, ask, print_findings, print_json, say, with_reason, with_yes
 from operators.supervisor import Supervisor
 from operators.table import count_of, numbered
 
@@ -43,14 +43,7 @@ def show(path: str | None, is_file: bool, is_json: bool) -> None:
 @click.pass_obj
 def check(path: str | None, is_json: bool) -> None:
     """Check pool.toml whole: keys, values, artifacts with their checksums, devices. Exit code 1 when it could not be run with."""
-    findings = list(checking.check(load(path)))
-    if is_json:
-        print_json(findings)
-    else:
-        for finding in findings:
-            print_mark(finding.level, finding.text, finding.mend)
-    if any(finding.level == "fail" for finding in findings):
-        raise SystemExit(1)
+    print_findings(list(checking.check(load(path))), is_json=is_json)
 
 
 @config.command("diff", short_help="Print how pool.toml differs from what the pool runs with.")
@@ -83,8 +76,7 @@ def reload_(path: str | None, is_dry: bool, timeout_s: float, reason: str, is_ag
     settings = load(path)
     supervisor = Supervisor(settings)
     supervisor.require()
-    link = reach(settings)
-    try:
+    with reached(settings) as link:
         if not is_json:
             _print_differences(unapplied.compare(settings))
         plan = reload.prepare(settings, link)
@@ -98,8 +90,6 @@ def reload_(path: str | None, is_dry: bool, timeout_s: float, reason: str, is_ag
         keys = ", ".join(one.key for one in plan.differences)
         audited.note(settings, "config reload", keys, reason=reason, say=say)
         done = reload.carry_out(plan, link, supervisor, timeout_s=timeout_s, say=say)
-    finally:
-        link.close()
     if is_json:
         print_json({"differences": plan.differences, "done": done})
         return

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import click
 
-from broker.connection import Link
 from broker.messages import LANES
 from broker.paused import Pause, told
 from broker.settings import Settings, load
@@ -15,7 +11,7 @@ from operators import audited, table
 from operators.completion.complete import complete_model
 from operators.desk.pause import hold
 from operators.desk.pause.hold import Held
-from operators.reach import reach
+from operators.reach import reached
 from operators.screen.cli import as_json, print_json, say, with_reason
 
 of_lane = click.option("--lane", type=click.Choice(LANES), help="This lane only; all three unless given.")
@@ -34,7 +30,7 @@ def pause(config: str | None, model: str, lane: str | None, reason: str, is_json
     stands in `status`, and in the error of a producer that waited in vain.
     """
     settings = load(config)
-    with _link(settings) as link:
+    with reached(settings) as link:
         held = hold.pause(link, settings, model, _lanes(lane), reason=reason)
     _note(settings, "pause", held, reason)
     if is_json:
@@ -57,7 +53,7 @@ def pause(config: str | None, model: str, lane: str | None, reason: str, is_json
 def resume(config: str | None, model: str, lane: str | None, reason: str, is_json: bool) -> None:
     """Claim the jobs of a paused MODEL again, on every host, within about a second."""
     settings = load(config)
-    with _link(settings) as link:
+    with reached(settings) as link:
         held = hold.resume(link, settings, model, _lanes(lane))
     _note(settings, "resume", held, reason)
     if is_json:
@@ -67,15 +63,6 @@ def resume(config: str | None, model: str, lane: str | None, reason: str, is_jso
         click.echo(f"{model}: resumed{_which(held.changed)}; it was {_since(held, held.changed)}{still}")
     else:
         click.echo(f"{model}: {f'lane {lane} is' if lane else 'it is'} not paused; nothing to do")
-
-
-@contextmanager
-def _link(settings: Settings) -> Iterator[Link]:
-    link = reach(settings)
-    try:
-        yield link
-    finally:
-        link.close()
 
 
 def _lanes(lane: str | None) -> list[str]:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import click
 
-from broker.connection import Link
 from broker.errors import ResultTimeout
 from broker.runs import View
 from broker.settings import Settings
-from operators.reach import reach
 from operators.runs import told
 from operators.screen.cli import print_json, say
 from producer.runs import Run
@@ -33,15 +30,6 @@ timeout = click.option(
     "--timeout", "timeout_s", type=click.FloatRange(min=0), callback=_sane, metavar="SECONDS",
     help="Wait no longer; the run goes on.",
 )  # fmt: skip
-
-
-@contextmanager
-def linked(settings: Settings) -> Iterator[Link]:
-    link = reach(settings)
-    try:
-        yield link
-    finally:
-        link.close()
 
 
 def wait(settings: Settings, id: str, timeout_s: float | None, is_json: bool) -> None:

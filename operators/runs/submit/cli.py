@@ -11,9 +11,10 @@ from broker import audit
 from broker.runs import PRIORITIES, IfExists, Priority, Request
 from broker.settings import load
 from operators.completion.complete import complete_model
+from operators.reach import reached
 from operators.runs import told
 from operators.runs.ordering import Words
-from operators.runs.screen.cli import linked, print_field, timeout, wait, wait_for
+from operators.runs.screen.cli import print_field, timeout, wait, wait_for
 from operators.screen.cli import as_json, print_json, say, with_reason
 from producer import run_order
 
@@ -90,7 +91,7 @@ def submit(
         input=input, output=output, model=model, output_kind=output_kind or "", input_kind=input_kind or "", rows_per_job=rows_per_job,
         error_limit=-1 if error_limit is None else error_limit, rate=rate, priority=priority, user=audit.user(),
     )  # fmt: skip
-    with linked(settings) as link:
+    with reached(settings) as link:
         words = Words(inputs, keys, outputs, file)
         order = make_order(
             link, request, words, if_exists=if_exists, is_shared=is_shared, host=settings.host, roots=settings.run_roots
@@ -126,7 +127,7 @@ def check(
     from producer import Producer
 
     settings = load(config)
-    with linked(settings) as link:
+    with reached(settings) as link:
         spec = run_order.known_model(link, model)
         place, roots = absolute(input), settings.run_roots
         check_within(roots, place, "input")
