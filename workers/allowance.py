@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from broker.messages import LOW
 from broker.timetable import Dims
+from workers import chain
 from workers.timetable import Timetable
 
 # A low batch may always take so many times the smallest one: below that there is only its fixed cost to lose.
@@ -72,6 +73,13 @@ class Allowance:
     def planned(self, dims: Dims, lane: int) -> int:
         """Rows of a batch when more than enough wait."""
         return self.fill(dims, self.most(dims, lane))
+
+    def forwards(self, most: int, dims: Dims, lane: int, rows: int, rows_left: int) -> int:
+        """How many batches of `rows` to chain, at most `most`, of a job that has `rows_left`."""
+        if most == 1 or rows < self._buckets[-1]:
+            return 1
+        limit_ms = min(chain.LONGEST_MS, self._low_batch_ms or chain.LONGEST_MS) if lane == LOW else chain.LONGEST_MS
+        return chain.forwards(most, rows_left, max_rows=rows, forward_ms=self.typical_ms(dims, rows), limit_ms=limit_ms)
 
     def company(self, dims: Dims, rows: int) -> int:
         """Rows to which lower lanes may fill up a batch of `rows` rows of a higher one."""

@@ -1,4 +1,4 @@
-"""A batch: what one forward takes. Data only; `batcher` makes it, `halves` cuts it."""
+"""A batch: what one forward takes, or a chain of them. Data only; `batcher` makes it, `halves` cuts it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,23 @@ class Piece(msgspec.Struct, frozen=True, gc=False):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Pieces of one shape bucket, `rows` rows in all, padded to `bucket` rows and `dims`."""
+    """Pieces of one shape bucket, `rows` rows in all, padded to `bucket` rows and `dims`. `forwards`: how many it is run in."""
 
     pieces: list[Piece]
     rows: int
     bucket: int
     dims: Dims
+    forwards: int = 1
+
+    @property
+    def forward_rows(self) -> int:
+        """Padded rows of one forward."""
+        return self.bucket // self.forwards
 
 
 class Coming(msgspec.Struct, frozen=True):
-    """The batch that would be packed now: its lane, rows and shape, how long it takes, whether no more rows could join, and the
-    `most` it might have."""
+    """The batch that would be packed now: its lane, rows and shape, how long it takes, whether no more rows could join, the `most`
+    it might have, and in how many forwards it runs."""
 
     lane: int
     rows: int
@@ -35,3 +41,4 @@ class Coming(msgspec.Struct, frozen=True):
     ms: float
     is_full: bool
     most: int
+    forwards: int = 1

@@ -28,14 +28,17 @@ TRIES_ONE_EVERY = 64  # jobs given up for their deadlines with nothing run betwe
 class Batcher:
     """Jobs in hand that wait for the engine, and how they become batches."""
 
-    def __init__(self, spec: ModelSpec, *, row_buckets: tuple[int, ...], max_rows: int, batch_bytes: int) -> None:
+    def __init__(
+        self, spec: ModelSpec, *, row_buckets: tuple[int, ...], max_rows: int, batch_bytes: int, most_forwards: int = 1
+    ) -> None:
+        """`most_forwards`: whole batches of one job that may go to the engine together."""
         self.row_buckets = (*(size for size in row_buckets if size < max_rows), max_rows)
         self.max_rows = max_rows
         self.batch_bytes = batch_bytes
+        self._most_forwards = most_forwards
         self.rows = 0  # rows waiting
-        self.allowance = Allowance(
-            Timetable(floor_s=0.0, factor=0.0), self.row_buckets, low_batch_ms=0.0
-        )  # bounds nothing
+        # Bounds nothing.
+        self.allowance = Allowance(Timetable(floor_s=0.0, factor=0.0), self.row_buckets, low_batch_ms=0.0)
         self._shapes = Shapes(spec)
         self._waited = [0] * len(LANES)  # batches that others began while a job of the lane was here
         self._packs = 0
@@ -145,7 +148,10 @@ class Batcher:
             return known
         rows = self.allowance.fill(dims, min(self.rows, most))
         ms, is_full = self.allowance.typical_ms(dims, rows), rows == most or rows < self.rows
-        self._coming = Coming(lane, rows, dims, ms, is_full, most)
+        head = self._lanes[lane][0]
+        most_forwards = self._most_forwards if head.job.deliveries <= 1 else 1
+        count = self.allowance.forwards(most_forwards, dims, lane, rows, head.rows_left)
+        self._coming = Coming(lane, rows * count, dims, ms * count, is_full, most, count)
         return self._coming
 
     def pack(self) -> Batch | None:
@@ -162,7 +168,7 @@ class Batcher:
         if head.job.deliveries > 1:
             return self._take_alone(head, coming.most)
         if self.is_full_due:
-            most = coming.most
+            most = max(most, coming.most)
         self._packs += 1
         pieces: list[Piece] = []
         rows, size = self._take_from(self._lanes[begins], dims, most, pieces, 0, 0)
@@ -171,7 +177,7 @@ class Batcher:
                 limit = most if number < begins else min(most, self.allowance.company(dims, rows))
                 rows, size = self._take_from(lane, dims, limit, pieces, rows, size)
         self.rows -= rows
-        return Batch(pieces, rows, self.bucket(rows), dims)
+        return Batch(pieces, rows, self.bucket(rows) if coming.forwards == 1 else rows, dims, coming.forwards)
 
     def _begins(self) -> int:
         """The lane whose oldest job begins the next batch; the lowest of those that waited long enough, else the highest."""

@@ -59,9 +59,9 @@ class Engine(Protocol):
     def pid(self) -> int: ...
 
 
-def make_slabs(artifact: Artifact, *, max_rows: int, raw_bytes: int) -> list[Slab]:
-    """The slabs of one slot, sized by the manifest for the largest batch."""
-    input_bytes, output_bytes = slab_bytes(artifact.spec, max_rows, raw_bytes=raw_bytes)
+def make_slabs(artifact: Artifact, *, max_rows: int, raw_bytes: int, forwards: int = 1) -> list[Slab]:
+    """The slabs of one slot, sized by the manifest for the largest batch, and a chain of so many."""
+    input_bytes, output_bytes = slab_bytes(artifact.spec, max_rows * forwards, raw_bytes=raw_bytes)
     return [Slab(input_bytes=input_bytes, output_bytes=output_bytes) for _ in range(SLABS)]
 
 

@@ -20,7 +20,8 @@ T = TypeVar("T")
 class Run(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """One forward: `rows` real rows in slab `slab`, padded to `bucket` rows and to `dims` in the varying dimensions.
 
-    `lengths` is set for raw input: the bytes of each item, one after the other from the start of the input region.
+    `lengths` is set for raw input: the bytes of each item, one after the other from the start of the input region. `forwards`
+    above 1: a chain, so many forwards of as many rows each, one after the other.
     """
 
     seq: int
@@ -29,6 +30,7 @@ class Run(msgspec.Struct, frozen=True, array_like=True, tag=1):
     bucket: int
     dims: tuple[int, ...] = ()
     lengths: list[int] | None = None
+    forwards: int = 1
 
 
 class Measure(msgspec.Struct, frozen=True, array_like=True, tag=2):

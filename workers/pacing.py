@@ -99,7 +99,8 @@ class Pacing:
         key = (batch.dims, batch.rows)
         known = self._known.get(key)
         if known is None:
-            ms, saved_ms = allowance.typical_ms(batch.dims, batch.bucket), allowance.saved_ms(batch.dims, batch.rows)
+            ms = allowance.typical_ms(batch.dims, batch.forward_rows) * batch.forwards
+            saved_ms = allowance.saved_ms(batch.dims, batch.rows)
             rows = self._of_a_batch(batch.dims, HIGH), self._of_a_batch(batch.dims, LOW)
             known = self._known[key] = (ms, saved_ms, *rows)
         return known

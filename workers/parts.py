@@ -24,6 +24,7 @@ from workers.batcher import Batcher
 from workers.blame import Blame
 from workers.board import Board
 from workers.caps import Caps
+from workers.chain import most_forwards
 from workers.columns import RAW_FLOOR_BYTES
 from workers.engine_client import Engine, EngineProcess, InlineEngine, make_slabs
 from workers.exchange import Ready
@@ -48,6 +49,9 @@ class Parts:
         own = settings.models.get(model)
         self._row_buckets = (
             self.artifact.row_buckets(own.max_rows, own.row_buckets) if own else self.artifact.row_buckets()
+        )
+        self._most_forwards = most_forwards(
+            self.artifact.spec, device=assignment.device, max_rows=self._row_buckets[-1]
         )
         self._memory_fraction = own.memory_fraction if own else 0.0
         self._raw_bytes = max(RAW_FLOOR_BYTES, settings.queue.payload_limit_bytes)
@@ -74,7 +78,9 @@ class Parts:
         kind: Callable[..., Engine] = InlineEngine if is_inline else EngineProcess
         return kind(
             self.artifact,
-            slabs=make_slabs(self.artifact, max_rows=self._row_buckets[-1], raw_bytes=self._raw_bytes),
+            slabs=make_slabs(
+                self.artifact, max_rows=self._row_buckets[-1], raw_bytes=self._raw_bytes, forwards=self._most_forwards
+            ),
             device=self._assignment.device,
             threads=self._settings.slot.threads,
             row_buckets=self._row_buckets,
@@ -100,7 +106,9 @@ class Parts:
             queue=self._queue,
             wire=Wire(link),
             engine=engine,
-            batcher=Batcher(model, row_buckets=self._row_buckets, max_rows=most, batch_bytes=self._raw_bytes),
+            batcher=Batcher(
+                model, row_buckets=self._row_buckets, max_rows=most, batch_bytes=self._raw_bytes, most_forwards=self._most_forwards,
+            ),
             stower=Stower(model),
             outcomes=Outcomes(model),
             retirement=Retirement(

@@ -160,7 +160,7 @@ class Runner:
         if self._blame is not None:
             self._blame.clear(answer.seq)
         if not answer.error:
-            self._timetable.note(batch.bucket, batch.dims, answer.forward_ms)
+            self._timetable.note(batch.forward_rows, batch.dims, answer.forward_ms / batch.forwards)
         self._finished = (batch, answer)
 
     def check_hang(self) -> None:

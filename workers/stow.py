@@ -40,7 +40,7 @@ class Stower:
             self._stow_padded(batch, slab, known[1])
         else:
             self._stow_fixed(batch, slab, known[1])
-        return Run(seq, index, batch.rows, batch.bucket, batch.dims)
+        return Run(seq, index, batch.rows, batch.bucket, batch.dims, forwards=batch.forwards)
 
     def _stow_raw(self, batch: Batch, slab: Slab) -> list[int]:
         region = slab.input

@@ -42,6 +42,9 @@ class Triage:
 
     def split(self, batch: Batch, ran: Ran, action: Action) -> list[Fault]:
         """Adds to the parts; the fault of a job that fails by itself."""
+        if batch.forwards > 1:  # which of them failed is not known
+            self.parts += reversed(halves.by_rows(batch, batch.forward_rows, self._bucket))
+            return []
         if action is Action.HALVE:
             return self._halve(batch, ran)
         if len(batch.pieces) > 1:  # until the jobs at fault stand alone, so that only they fail

@@ -84,7 +84,7 @@ class Upkeep:
 
     def _count(self, batch: Batch, ran: Ran) -> None:
         board = self._board
-        board.batches += 1
+        board.batches += batch.forwards
         board.rows += batch.rows
         board.padded_rows += batch.bucket
         board.totals.append(self._leases.redis_ms() - batch.pieces[0].job.submitted_ms)

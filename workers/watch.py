@@ -36,6 +36,6 @@ class Watch:
         floor_s = self._timetable.floor_s
         if is_idle or now - self._began <= floor_s:
             return 0.0
-        limit_s = self._timetable.hang_limit_s(batch.bucket, batch.dims) if batch is not None else floor_s
+        limit_s = self._timetable.hang_limit_s(batch.forward_rows, batch.dims) if batch is not None else floor_s
         silent_s = now - max(self._began, stamped_at)
         return silent_s if silent_s > limit_s else 0.0

@@ -87,8 +87,8 @@ class Doubler:
 class FakeEngine:
     """Answers in the slot's thread. `kills` stand for a dead process."""
 
-    def __init__(self, model: ModelSpec, backend: Doubler, pipeline: Any = None) -> None:
-        sizes = slab_bytes(model, ROW_BUCKETS[-1], raw_bytes=1 << 20)
+    def __init__(self, model: ModelSpec, backend: Doubler, pipeline: Any = None, *, forwards: int = 1) -> None:
+        sizes = slab_bytes(model, ROW_BUCKETS[-1] * forwards, raw_bytes=1 << 20)
         self.slabs = [Slab(input_bytes=sizes[0], output_bytes=sizes[1]) for _ in range(2)]
         self.progress = Progress()
         self._forward = Forward(model, backend, self.slabs, pipeline, stamp=self.progress.stamp)
@@ -190,6 +190,7 @@ class RunningSlot:
         caps: Caps | None = None,
         store: BodyStore | None = None,
         timetable: Timetable | None = None,
+        forwards: int = 1,
         **slot: Any,
     ) -> None:
         self.backend = backend or Doubler()
@@ -214,12 +215,12 @@ class RunningSlot:
         settings = RetireSettings(
             **{"max_jobs": 0, "jitter": 0.0, "min_life_s": 0.0, "min_life_loads": 0.0, **(retire or {})}
         )
-        self.engine = engine or FakeEngine(model, self.backend, pipeline)
+        self.engine = engine or FakeEngine(model, self.backend, pipeline, forwards=forwards)
         self.slot = Slot(
             queue=self.queue,
             wire=Wire(self.link),
             engine=self.engine,
-            batcher=Batcher(model, row_buckets=ROW_BUCKETS, max_rows=64, batch_bytes=1 << 20),
+            batcher=Batcher(model, row_buckets=ROW_BUCKETS, max_rows=64, batch_bytes=1 << 20, most_forwards=forwards),
             stower=Stower(model),
             outcomes=Outcomes(model),
             retirement=Retirement(settings, baseline=Measured(1, None), ready_at=time.monotonic(), load_s=0.0),
