@@ -35,7 +35,7 @@ from producer.client import Producer
 from producer.handle import Handle
 from producer.results import Result
 
-SEND_BYTES, SEND_JOBS = 1 << 20, 64  # of pieces in one round trip
+SEND_BYTES, SEND_JOBS = 8 << 20, 64  # of pieces in one round trip
 RESULT_TTL_S = 120  # a successor must find them; those over 4 KB are stored for a minute anyhow
 LET_GO_S = 3.0
 AWAY_PAUSE_S = 0.5

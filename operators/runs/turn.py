@@ -81,23 +81,27 @@ class Turn:
         self._aside(lambda: source.check_apart(request.output), "opens its output")
         sink = self._aside(lambda: open_output(self.view, kept), "opens its output")
         self._note({"is_fresh": "", "is_assembled": ""})
-        if not sink.is_assembled or self.view.is_retry:
-            producer = Producer(self._shift.url, submit_timeout_s=PATIENCE_S)
-            try:
-                plan = self._plan(kept.plan, opened, published, producer)
-                notes = self._aside(lambda: finished_parts(sink, plan), "looks at its parts")
-                self.count = Count(
-                    source.rows, len(notes), sum(one.rows for one in notes), sum(one.failed for one in notes)
-                )
-                self._score(producer, plan, kept.round, published, opened, sink, notes)
-            finally:
-                producer.close()
-        keep, rows = self.count.failed > 0, source.rows or self.count.rows
-        self._aside(lambda: sink.assemble(rows=rows, keep=keep), "puts its output together", is_final=True)
+        try:
+            if not sink.is_assembled or self.view.is_retry:
+                self._fill(sink, kept, published, opened)
+            keep, rows = self.count.failed > 0, source.rows or self.count.rows
+            self._aside(lambda: sink.assemble(rows=rows, keep=keep), "puts its output together", is_final=True)
+        finally:
+            self._aside(sink.close, "tidies up", is_final=True)
         self._note({"is_assembled": "1", "rows_done": self.count.rows, "rows_failed": self.count.failed})
         if not keep:
             self._aside(sink.discard, "tidies up", is_final=True)
         return self._end()
+
+    def _fill(self, sink: Sink, kept: run_lease.Kept, published: spec.Published, opened: Input) -> None:
+        """Writes the parts that are not there yet."""
+        with Producer(self._shift.url, submit_timeout_s=PATIENCE_S) as producer:
+            plan = self._plan(kept.plan, opened, published, producer)
+            notes = self._aside(lambda: finished_parts(sink, plan), "looks at its parts")
+            self.count = Count(
+                opened.source.rows, len(notes), sum(one.rows for one in notes), sum(one.failed for one in notes)
+            )
+            self._score(producer, plan, kept.round, published, opened, sink, notes)
 
     def _end(self) -> str:
         return "done_with_errors" if self.count.failed else "done"

@@ -11,13 +11,11 @@ import msgspec
 import pyarrow as pa
 
 from broker.errors import RunError
+from operators.runs.data.draft import Draft, Grouped
 from operators.runs.data.manifest import STAGED, Manifest, PartNote
 from operators.runs.data.parts import read_part
 from operators.runs.data.shelf import Shelf
-from operators.runs.data.writers import write
 
-_GROUP_ROWS = 131_072  # of a row group in the output; small parts are put together to these
-_GROUP_BYTES = 64 << 20
 MANIFEST = "_manifest.json"  # in an output that is a folder
 
 
@@ -30,8 +28,8 @@ class Assembly:
         self._kind = kind
         self._replace = replace
 
-    def run(self, *, rows: int | None) -> None:
-        """Leaves the parts where they are."""
+    def run(self, draft: Draft, *, rows: int | None) -> None:
+        """Leaves the parts where they are, and makes the draft the output if it is whole."""
         notes = list(self._manifest.notes().values())
         check_whole(notes, rows)
         # A retry of failed rows puts together again what the same run made.
@@ -41,13 +39,13 @@ class Assembly:
         if self._shelf.is_folder:
             self._folder(notes, replace)
         else:
-            self._file(notes, replace)
+            self._file(notes, draft, replace)
 
-    def _file(self, notes: list[PartNote], replace: bool) -> None:
-        if self._kind == "parquet":
-            self._shelf.check_room(sum(note.size for note in notes))
-        with self._shelf.written(STAGED) as stream:
-            write(self._kind, stream, groups(self._tables(notes)))
+    def _file(self, notes: list[PartNote], draft: Draft, replace: bool) -> None:
+        if not draft.stage(notes):
+            if self._kind == "parquet":
+                self._shelf.check_room(sum(note.size for note in notes))
+            self._write(STAGED, notes)
         size = self._shelf.size(f"{self._shelf.parts}/{STAGED}")
         self._manifest.set_state("assembling", size)
         self._shelf.finish(STAGED, replace=replace)
@@ -64,8 +62,7 @@ class Assembly:
         self._manifest.set_state("assembling")
         for note, name in zip(notes, names, strict=True):
             if self._kind != "parquet":
-                with self._shelf.written(name) as stream:
-                    write(self._kind, stream, self._tables([note]))
+                self._write(name, [note])
             self._shelf.copy(name, f"{to}/{name}")
             if self._kind != "parquet":
                 self._shelf.remove(name)
@@ -75,6 +72,13 @@ class Assembly:
         if self._shelf.is_local:
             self._shelf.finish_folder(STAGED, replace=replace)
         self._manifest.set_state("assembled")
+
+    def _write(self, name: str, notes: list[PartNote]) -> None:
+        with self._shelf.written(name) as stream:
+            writer = Grouped(self._kind, stream)
+            for table in self._tables(notes):
+                writer.write(table)
+            writer.close()
 
     def _tables(self, notes: list[PartNote]) -> Iterator[pa.Table]:
         for note in notes:
@@ -99,17 +103,3 @@ def check_whole(notes: list[PartNote], rows: int | None) -> None:
         raise RunError(f"the output has {expected} rows, and the input {rows}; resume the run")
     if not notes:
         raise RunError("the output has no parts yet; resume the run")
-
-
-def groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Tables of a good size for a row group, of small ones."""
-    kept, rows, size = list[pa.Table](), 0, 0
-    for table in tables:
-        kept.append(table)
-        rows += table.num_rows
-        size += table.nbytes
-        if rows >= _GROUP_ROWS or size >= _GROUP_BYTES:
-            yield pa.concat_tables(kept)
-            kept, rows, size = [], 0, 0
-    if kept:
-        yield pa.concat_tables(kept)

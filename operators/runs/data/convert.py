@@ -23,7 +23,7 @@ def whole(column: pa.ChunkedArray) -> pa.Array:
         large = {pa.binary(): pa.large_binary(), pa.string(): pa.large_string()}
         if column.type in large and column.nbytes > _MOST_OFFSET:
             column = column.cast(large[column.type])
-        array = column.combine_chunks()
+        array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     else:
         array = column
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array

@@ -1,4 +1,8 @@
-"""The parts of an output: small Parquet files, each whole or not there. Keeps no notes."""
+"""The parts of an output: small files, each whole or not there. Keeps no notes.
+
+Arrow files, which cost next to nothing to write and to read; Parquet where the output is a folder of Parquet files, whose
+parts they become.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +16,20 @@ from broker.errors import RunError
 from operators.runs.data.manifest import PartNote
 from operators.runs.data.scored import ERROR
 from operators.runs.data.shelf import Shelf
+from operators.runs.data.writers import open_tables
 
 PREFIX = "part-"
+PARQUET, ARROW = ".parquet", ".arrow"
 
 
-def write_part(shelf: Shelf, index: int, table: pa.Table, first_row: int) -> PartNote:
-    """Writes part `index`, over one that was there."""
+def write_part(shelf: Shelf, index: int, table: pa.Table, first_row: int, *, is_final: bool) -> PartNote:
+    """Writes part `index`, over one that was there. `is_final`: it is to be a file of the output."""
     stream = pa.BufferOutputStream()
-    pq.write_table(table, stream, row_group_size=max(1, table.num_rows))
+    writer = open_tables("parquet", stream, table.schema) if is_final else pa.ipc.new_file(stream, table.schema)
+    writer.write(table)
+    writer.close()
     data = memoryview(stream.getvalue())
-    name = f"{PREFIX}{index:06d}.parquet"
+    name = f"{PREFIX}{index:06d}{PARQUET if is_final else ARROW}"
     shelf.put(name, data)
     failed = pc.count(table[ERROR]).as_py() if ERROR in table.column_names else 0
     return PartNote(index, name, first_row, table.num_rows, failed, len(data), _digest(data))
@@ -33,7 +41,8 @@ def read_part(shelf: Shelf, note: PartNote) -> pa.Table:
     data = shelf.read(path)
     if len(data) != note.size or _digest(memoryview(data)) != note.digest:
         raise RunError(f"part {path} is not what the run wrote; resume the run: it makes that part again")
-    return pq.read_table(pa.BufferReader(data))
+    buffer = pa.BufferReader(data)
+    return pq.read_table(buffer) if note.name.endswith(PARQUET) else pa.ipc.open_file(buffer).read_all()
 
 
 def _digest(data: memoryview) -> str:

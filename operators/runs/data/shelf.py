@@ -90,7 +90,7 @@ class Shelf:
                 file.flush()
                 os.fsync(file.fileno())
             os.rename(f"{path}.tmp", path)
-            _sync_folder(self.parts)
+            _sync(self.parts)
 
     @contextmanager
     def written(self, name: str) -> Iterator[Any]:
@@ -105,6 +105,11 @@ class Shelf:
             else:
                 with self._fs.open(path, "wb") as file:
                     yield file
+
+    def rename_written(self, path: str, name: str) -> None:
+        """Makes a local file one among the parts, once it is on the disk."""
+        _sync(path)
+        os.replace(path, f"{self.parts}/{name}")
 
     def finish(self, name: str, *, replace: bool) -> None:
         """Gives a file among the parts the final name. Raises RunError when that is taken, unless `replace`."""
@@ -124,7 +129,7 @@ class Shelf:
             os.replace(path, self.final)
             if os.path.exists(path):  # two names of one file: rename leaves both
                 os.unlink(path)
-            _sync_folder(os.path.dirname(self.final))
+            _sync(os.path.dirname(self.final))
 
     def finish_folder(self, folder: str, *, replace: bool) -> None:
         """Gives a folder among the parts the final name, in one step. Local places only; elsewhere files are `copy`-ed."""
@@ -139,7 +144,7 @@ class Shelf:
                 if self.is_there():
                     raise self._taken() from None
                 raise error
-            _sync_folder(os.path.dirname(self.final))
+            _sync(os.path.dirname(self.final))
             shutil.rmtree(f"{self.parts}/replaced", ignore_errors=True)
 
     def make_way(self, *, replace: bool) -> None:
@@ -200,8 +205,8 @@ class Shelf:
         )
 
 
-def _sync_folder(path: str) -> None:
-    """A rename is on the disk when its folder is."""
+def _sync(path: str) -> None:
+    """Of a folder: a rename is on the disk when its folder is."""
     handle = os.open(path or ".", os.O_RDONLY)
     try:
         os.fsync(handle)

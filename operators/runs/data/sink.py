@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from broker.errors import RunError
 from operators.runs.data.assembly import Assembly
+from operators.runs.data.draft import Draft
 from operators.runs.data.manifest import Manifest, PartNote
 from operators.runs.data.parts import read_part, write_part
 from operators.runs.data.shelf import Shelf
@@ -41,6 +42,7 @@ class Sink:
         self.parts_url = shelf.parts_url
         self._shelf = shelf
         self._manifest = Manifest(shelf, run)
+        self._draft = Draft(shelf, kind)
         self._assembly = Assembly(shelf, self._manifest, kind=kind, replace=replace)
 
     @property
@@ -59,8 +61,10 @@ class Sink:
 
     def write(self, index: int, table: pa.Table, *, first_row: int) -> PartNote:
         """Writes part `index` and its note; on return both are on the disk. An existing part is replaced, as a retry wants."""
-        note = write_part(self._shelf, index, table, first_row)
+        is_final = self.is_folder and self.kind == "parquet"
+        note = write_part(self._shelf, index, table, first_row, is_final=is_final)
         self._manifest.add(note)
+        self._draft.add(note, table)
         return note
 
     def read(self, index: int) -> pa.Table:
@@ -76,9 +80,13 @@ class Sink:
         altered (it is then forgotten, and a resumed run makes it again), or when the output came to exist meanwhile.
         """
         if not self._manifest.is_cleared():
-            self._assembly.run(rows=rows)
+            self._assembly.run(self._draft, rows=rows)
         if not keep:
             self._manifest.clear()
+
+    def close(self) -> None:
+        """Nothing more is written in this turn. The parts stay."""
+        self._draft.drop()
 
     def discard(self) -> None:
         """Removes the parts and all notes; an assembled output stays."""

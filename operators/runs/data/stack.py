@@ -13,7 +13,7 @@ from broker.spec import TensorSpec
 from operators.runs.data.convert import fitted, numbers, whole
 from operators.runs.data.rows import Rows
 
-_ROWS_AT_ONCE = 512  # so that the rows being filled stay in the cache while each column passes over them
+_BYTES_AT_ONCE = 512 << 10  # so that the rows being filled stay in the cache while each column passes over them
 
 
 def stacked(columns: list[tuple[str, pa.ChunkedArray]], tensor: TensorSpec) -> Rows:
@@ -28,8 +28,9 @@ def stacked(columns: list[tuple[str, pa.ChunkedArray]], tensor: TensorSpec) -> R
     if len(arrays) == 1:
         return Rows(np.ascontiguousarray(arrays[0]).reshape(count, *shape), faults)
     out = np.empty((count, len(arrays)), np.dtype(tensor.dtype))
-    for start in range(0, count, _ROWS_AT_ONCE):
-        end = start + _ROWS_AT_ONCE
+    step = max(64, _BYTES_AT_ONCE // (len(arrays) * out.itemsize))
+    for start in range(0, count, step):
+        end = start + step
         for place, array in enumerate(arrays):
             out[start:end, place] = array[start:end]
     return Rows(out.reshape(count, *shape), faults)

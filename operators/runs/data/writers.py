@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import pyarrow as pa
@@ -16,39 +15,66 @@ _LINES = 65_536  # rows that are Python objects at once
 _ENCODER = msgspec.json.Encoder()
 
 
-def write(kind: str, stream: Any, tables: Iterable[pa.Table]) -> None:
-    """All tables, which have one schema; there is at least one."""
-    writing = {"parquet": _parquet, "csv": _csv, "jsonl": _jsonl}[kind]
-    writing(stream, tables)
+class Tables(Protocol):
+    """A stream being written."""
+
+    def write(self, table: pa.Table) -> None: ...
+
+    def close(self) -> None:
+        """Writes what ends the format; the stream stays open."""
 
 
-def _parquet(stream: Any, tables: Iterable[pa.Table]) -> None:
-    writer = None
-    for table in tables:
-        if writer is None:
-            # Texts repeat (a version, an error), scores do not: to look each up in a dictionary was a fifth of the time.
-            texts = [field.name for field in table.schema if is_text(field.type)]
-            writer = pq.ParquetWriter(stream, table.schema, use_dictionary=texts or False)
-        writer.write_table(table, row_group_size=max(1, table.num_rows))
-    if writer:
-        writer.close()
+def open_tables(kind: str, stream: Any, schema: pa.Schema) -> Tables:
+    """For tables of this schema, one after another."""
+    if kind == "parquet":
+        return _Parquet(stream, schema)
+    return _Csv(stream) if kind == "csv" else _Lines(stream)
 
 
-def _csv(stream: Any, tables: Iterable[pa.Table]) -> None:
-    writer = None
-    for table in tables:
+class _Parquet:
+    """A row group for each table."""
+
+    def __init__(self, stream: Any, schema: pa.Schema) -> None:
+        # Texts repeat (a version, an error), keys and scores do not: to look each up in a dictionary took longer than all the rest.
+        texts = [field.name for field in schema if is_text(field.type)]
+        self._writer = pq.ParquetWriter(stream, schema, use_dictionary=texts or False)
+
+    def write(self, table: pa.Table) -> None:
+        self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Csv:
+    """With a head line."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._writer: pcsv.CSVWriter | None = None
+
+    def write(self, table: pa.Table) -> None:
         flat = pa.table([_flat(column) for column in table.columns], names=table.column_names)
-        writer = writer or pcsv.CSVWriter(stream, flat.schema)
-        writer.write_table(flat)
-    if writer:
-        writer.close()
+        self._writer = self._writer or pcsv.CSVWriter(self._stream, flat.schema)
+        self._writer.write_table(flat)
+
+    def close(self) -> None:
+        if self._writer:
+            self._writer.close()
 
 
-def _jsonl(stream: Any, tables: Iterable[pa.Table]) -> None:
-    """NaN becomes null, bytes base64: JSON has neither."""
-    for table in tables:
+class _Lines:
+    """JSON. NaN becomes null, bytes base64: it has neither."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, table: pa.Table) -> None:
         for start in range(0, table.num_rows, _LINES):
-            stream.write(_ENCODER.encode_lines(table.slice(start, _LINES).to_pylist()))
+            self._stream.write(_ENCODER.encode_lines(table.slice(start, _LINES).to_pylist()))
+
+    def close(self) -> None:
+        """Nothing ends it."""
 
 
 def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray:
