@@ -6,7 +6,7 @@ RUN = .venv/bin/python
 STAMP = .venv/.installed
 WORKERS = -n 3 --dist loadfile # most tests wait for processes; a file stays on one worker, its servers are shared
 
-.PHONY: setup demo test test-full check bench scale gpu chaos soak fuzz clean
+.PHONY: setup s3 demo test test-full check bench scale gpu chaos soak fuzz clean
 
 setup: $(STAMP)
 
@@ -20,11 +20,23 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	@$(RUN) -m benchmarks.demo
 
+# Where it is set (many containers), every process that a test starts would compile our sources anew.
+test test-full: export PYTHONDONTWRITEBYTECODE =
+
 test: setup
 	@$(RUN) -m pytest -q -m 'not slow' $(WORKERS)
 
-test-full: setup
+test-full: setup s3
 	@$(RUN) -m pytest -q $(WORKERS)
+
+# s3fs and moto's server want different botocores: each has a folder of its own. Without them the test of S3 skips.
+s3: setup
+	@for package in s3fs moto[server]; do \
+		to=var/s3/$${package%%\[*}; \
+		test -d $$to || { rm -rf $$to.part; \
+			$(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --target $$to.part $$package 2>/dev/null && mv $$to.part $$to \
+			|| echo "$$package cannot be installed: the test of S3 skips"; }; \
+	done
 
 check: setup
 	@$(RUN) -m ruff check .

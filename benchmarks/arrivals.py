@@ -37,14 +37,18 @@ def schedule(jobs_per_s: float, seconds: float, seed: int) -> NDArray[np.float64
     return due[due < seconds]
 
 
-def run(url: str, model: str, x: NDArray[np.float32], due_s: Sequence[float], jobs_per_s: float) -> Open:
+def run(
+    url: str, model: str, x: NDArray[np.float32], due_s: Sequence[float], jobs_per_s: float, *, lane: str = "normal"
+) -> Open:
     """Submits a row of `x` at each due time from one asyncio client. Raises what the pool raises."""
     with asyncio.Runner(loop_factory=_precise_loop) as runner:
-        took_s, late_s = runner.run(_run(url, model, x, due_s))
+        took_s, late_s = runner.run(_run(url, model, x, due_s, lane))
     return Open(jobs_per_s, latency_of([one * 1e3 for one in took_s]), latency_of([one * 1e3 for one in late_s]))
 
 
-async def _run(url: str, model: str, x: NDArray[np.float32], due_s: Sequence[float]) -> tuple[list[float], list[float]]:
+async def _run(
+    url: str, model: str, x: NDArray[np.float32], due_s: Sequence[float], lane: str
+) -> tuple[list[float], list[float]]:
     clock = asyncio.get_running_loop().time
     took_s, late_s = [0.0] * len(due_s), [0.0] * len(due_s)
 
@@ -52,10 +56,10 @@ async def _run(url: str, model: str, x: NDArray[np.float32], due_s: Sequence[flo
 
         async def one(number: int, due: float) -> None:
             late_s[number] = clock() - due
-            await producer.infer(model, x[number % len(x)], RESULT_WITHIN_S)
+            await producer.infer(model, x[number % len(x)], RESULT_WITHIN_S, lane=lane)
             took_s[number] = clock() - due
 
-        await producer.infer(model, x[0], RESULT_WITHIN_S)  # connects and learns the model's spec
+        await producer.infer(model, x[0], RESULT_WITHIN_S, lane=lane)  # connects and learns the model's spec
         began = clock() + HEAD_START_S
         tasks = []
         for number, at in enumerate(due_s):

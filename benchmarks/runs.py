@@ -146,7 +146,7 @@ def measure(folder: Path, rows: int, rounds: int, bodies: str, say: Callable[[st
     with running(
         folder / "pool.toml", model="mlp", artifact=artifact.folder, slots=1, retire={"max_jobs": 0}, bodies=bodies
     ) as pool:
-        _wait_for_program(pool)
+        wait_for_program(pool)
         for number in range(rounds):
             bare_s.append(bare_loop(graph, source, folder / "bare.parquet"))
             ours.append(one_run(pool, source, folder / f"ours-{number}.parquet"))
@@ -166,9 +166,10 @@ def measure(folder: Path, rows: int, rounds: int, bodies: str, say: Callable[[st
     }  # fmt: skip
 
 
-def _wait_for_program(pool: Pool) -> None:
+def wait_for_program(pool: Pool) -> None:
+    """Until the runs program beats and the slot is ready. Raises RuntimeError."""
     deadline = time.monotonic() + 20
-    while not runs.beats(pool.link) or not roster.ready(pool.link, "mlp"):
+    while not runs.beats(pool.link) or not roster.ready(pool.link, pool.model):
         if time.monotonic() > deadline:
             raise RuntimeError("no runs program came up")
         time.sleep(0.05)

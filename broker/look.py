@@ -1,6 +1,7 @@
 """Everything Redis knows of a pool, in two round trips whatever the number of slots and models. Reads only, runs no script.
 
-A third asks for the heads of lanes whose oldest job no slot holds: its body comes along, so it is not asked for otherwise.
+A third asks for the heads of lanes whose oldest job no slot holds: its body comes along, so it is not asked for otherwise; and
+for what is to be known of bulk runs that are open.
 What is read is judged in `operators.status`.
 """
 
@@ -11,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from broker import keys, overlap, roster, spec
+from broker import keys, overlap, roster, run_look, spec
 from broker import paused as pauses
 from broker.connection import Command, Link, ResponseError, is_missing_group
 from broker.errors import DecodeError
@@ -20,6 +21,7 @@ from broker.messages import LANES
 from broker.overlap import Request
 from broker.paused import Pause
 from broker.roster import Assignment, Exit
+from broker.run_look import Runs
 from broker.spec import Published
 
 EXITS = 200  # the newest, which tell why a slot went last
@@ -56,28 +58,41 @@ class Look(msgspec.Struct, frozen=True):
     beats: dict[str, int]
     exits: list[Exit]
     restarts: dict[str, int]  # slot:reason -> count
+    runs: Runs = Runs()
 
 
 def look(link: Link, host: str, models: Iterable[str] = ()) -> Look:
     """Looks once. `models` are read though nobody published them. Raises ResponseError or one of LOST."""
-    info, time, published, given, requests, agent, beats, exits, restarts = _ask(
+    of_runs = run_look.list_commands()
+    info, time, published, given, requests, agent, beats, exits, restarts, oldest, newest, run_hosts = _ask(
         link,
         [
             ("INFO",), ("TIME",), ("SMEMBERS", keys.models()), ("HGETALL", keys.assignment(host)),
             ("HGETALL", keys.overlap(host)), ("HGETALL", keys.agent(host)), ("ZRANGE", keys.slots(), 0, -1, "WITHSCORES"),
-            ("XREVRANGE", keys.exits(), "+", "-", "COUNT", EXITS), ("HGETALL", keys.restarts()),
+            ("XREVRANGE", keys.exits(), "+", "-", "COUNT", EXITS), ("HGETALL", keys.restarts()), *of_runs,
         ],
+        foreign=len(of_runs),
     )  # fmt: skip
     now_ms = roster.read_time(time)
     last = roster.read_beats(beats)
     names = sorted({*roster.names(published), *models})
     asked = [_of_model(name, now_ms) for name in names]
+    runs, hosts = run_look.ids(oldest, newest), run_look.hosts(run_hosts)
+    of_runs = run_look.state_commands(runs, hosts)
     replies = iter(
-        _ask(link, [*(one for each in asked for one in each), *(("HGETALL", keys.slot(name)) for name in last)])
+        _ask(
+            link,
+            [*(one for each in asked for one in each), *(("HGETALL", keys.slot(name)) for name in last), *of_runs],
+            foreign=len(of_runs),
+        )
     )
     found = [[next(replies) for _ in each] for each in asked]
     states = {name: roster.strings(next(replies)) for name in last}
-    heads = _heads(link, names, found)
+    runs = run_look.opened(runs, [next(replies) for _ in runs])
+    lanes, of_runs = _unclaimed(names, found), run_look.open_commands(runs)
+    third = [*(("XRANGE", lane, "-", "+", "COUNT", 1) for lane in lanes), *of_runs]
+    entries = _ask(link, third, foreign=len(of_runs)) if third else []
+    heads = {lane: _ms(first[0][0]) for lane, first in zip(lanes, entries, strict=False) if first}
     assignments, trouble = _assignments(given)
     return Look(
         now_ms=now_ms,
@@ -91,6 +106,7 @@ def look(link: Link, host: str, models: Iterable[str] = ()) -> Look:
         beats=last,
         exits=roster.read_exits(exits),
         restarts=wholes(roster.strings(restarts)),
+        runs=run_look.read(runs, entries[len(lanes) :], hosts, list(replies), now_ms),
     )
 
 
@@ -100,10 +116,13 @@ def read_info(reply: bytes) -> dict[str, str]:
     return {name: value for name, mark, value in (line.partition(":") for line in lines) if mark}
 
 
-def _ask(link: Link, commands: Sequence[Command]) -> list[Any]:
-    """One round trip. Raises the first error that is not a group nobody has made yet: no slot ever claimed there."""
+def _ask(link: Link, commands: Sequence[Command], *, foreign: int = 0) -> list[Any]:
+    """One round trip. Raises the first error that is not a group nobody has made yet: no slot ever claimed there.
+
+    The last `foreign` commands are about keys that others than the pool may write: their errors are among the replies.
+    """
     replies = link.call_all(commands)
-    for reply in replies:
+    for reply in replies[: len(replies) - foreign]:
         if isinstance(reply, ResponseError) and not is_missing_group(reply):
             raise reply
     return replies
@@ -120,21 +139,17 @@ def _of_model(name: str, now_ms: int) -> list[Command]:
     ]
 
 
-def _heads(link: Link, names: Sequence[str], found: Sequence[Sequence[Any]]) -> dict[str, int]:
-    """Lane's key -> when its oldest job came, of lanes where jobs wait and none is claimed.
+def _unclaimed(names: Sequence[str], found: Sequence[Sequence[Any]]) -> list[str]:
+    """Keys of lanes where jobs wait and none is claimed: their heads are the oldest.
 
     Else the oldest is the first that is claimed: a lane is claimed from its head, and what ended is deleted.
     """
-    lanes = [
+    return [
         keys.lane(name, lane)
         for name, each in zip(names, found, strict=True)
         for lane, count, pending in zip(LANES, each, each[6:9], strict=False)
         if count and not _count(pending)
     ]
-    if not lanes:
-        return {}
-    replies = _ask(link, [("XRANGE", lane, "-", "+", "COUNT", 1) for lane in lanes])
-    return {lane: _ms(entries[0][0]) for lane, entries in zip(lanes, replies, strict=True) if entries}
 
 
 def _model(name: str, replies: Sequence[Any], heads: Mapping[str, int]) -> ModelLook:

@@ -190,11 +190,6 @@ def assign(link: Link, host: str, number: int, assignment: Assignment | None) ->
         link.call("HSET", keys.assignment(host), number, msgspec.json.encode(assignment))
 
 
-def unassign_all(link: Link, host: str) -> None:
-    """Takes every slot's assignment on this host away, also what is none."""
-    link.call("DEL", keys.assignment(host))
-
-
 def assignments(link: Link, host: str) -> dict[int, Assignment]:
     """slot number -> assignment on this host. Raises DecodeError as `read_assignments` does."""
     return read_assignments(link.call("HGETALL", keys.assignment(host)))

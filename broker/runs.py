@@ -14,6 +14,8 @@ import msgspec
 from broker import keys
 from broker.connection import Arg, Link, ResponseError, is_out_of_memory
 from broker.errors import InvalidInput, RunError
+from broker.run_beats import Beat as Beat
+from broker.run_beats import beats as beats
 from broker.run_request import PRIORITIES as PRIORITIES
 from broker.run_request import Priority as Priority
 from broker.run_request import Request as Request
@@ -75,16 +77,6 @@ class RowError(msgspec.Struct, frozen=True):
     error: str
 
 
-class Beat(msgspec.Struct, frozen=True):
-    """One program that works runs, alive: what it last said. `run` is the one it works, "" when it waits for one."""
-
-    host: str
-    name: str
-    pid: int
-    run: str
-    at_ms: int
-
-
 def submit(
     link: Link, request: Request, run: str, *, if_exists: IfExists = "resume", version: str = "", fingerprint: str = ""
 ) -> tuple[View, bool]:
@@ -92,14 +84,15 @@ def submit(
 
     There is one already: with "resume" that one (one that failed or was cancelled goes on, under what this request says of limits,
     rate and priority), with "overwrite" it begins anew, with "fail" RunError. Raises RunError too for one that is to begin anew
-    while it is worked, when another run is to write the same output, and when Redis is full.
+    while it is worked, when another run is to write the same output, or one that goes on would replace what another has written since,
+    and when Redis is full.
     """
     args: list[Arg] = [
         run, keys.run(run, "_lease"), if_exists, msgspec.json.encode(request), version, fingerprint,
         request.output.rstrip("/"), keys.run(""),
     ]  # fmt: skip
     try:
-        verdict, state, *by = map(bytes.decode, link.script("run_submit", [keys.run(run), keys.runs()], args))
+        verdict, state, *by = _texts(link.script("run_submit", [keys.run(run), keys.runs()], args))
     except ResponseError as error:
         if is_out_of_memory(error):
             raise RunError(
@@ -111,7 +104,8 @@ def submit(
             f"run {run} exists already and is {state}; see `penstock run show {run}`, or submit with --if-exists resume or overwrite"
         )
     if verdict == "taken":
-        raise RunError(output_taken(request.output, by[0], state))
+        say = _rival if state in FINAL else output_taken
+        raise RunError(say(request.output, by[0], state))
     if verdict == "busy":
         raise RunError(f"run {run} is being worked and cannot begin anew; first `penstock run cancel {run}`")
     return view(link, run), verdict == "new"
@@ -139,10 +133,12 @@ def views(link: Link) -> list[View]:
 def ask(link: Link, run: str, what: Ask) -> View:
     """Pauses, resumes, cancels, or scores again the rows that failed; at once, or as soon as its worker has seen it (`asked`).
 
-    Raises RunError when the run is not in a state for that.
+    Raises RunError when the run is not in a state for that, or would go on to write what another run writes or has written.
     """
-    args: list[Arg] = [what, keys.run(run, "_lease"), KEEP_MS]
-    verdict, state = map(bytes.decode, link.script("run_ask", [keys.run(run)], args))
+    args: list[Arg] = [what, keys.run(run, "_lease"), KEEP_MS, run, keys.run("")]
+    verdict, state, *by = _texts(link.script("run_ask", [keys.run(run), keys.runs()], args))
+    if verdict == "taken":
+        raise RunError(f"run {run} cannot {what}: {_rival(by[1], by[0], state)}")
     if verdict == "ended":
         raise RunError(f"run {run} has ended ({state}) and cannot {what}; {_MENDS.get(state, 'submit it again')}")
     if verdict == "unfinished":
@@ -157,20 +153,6 @@ def errors(link: Link, run: str, limit: int = 100) -> list[RowError]:
     """The first rows that failed, in row order. At most keys.RUN_ERRORS_CAP are kept; the output's `error` column has all."""
     found: list[Any] = link.call("XRANGE", keys.run(run, "_errors"), "-", "+", "COUNT", limit)
     return [_row_error(entry, flat) for entry, flat in found]
-
-
-def beats(link: Link) -> list[Beat]:
-    """The programs that work runs, on all hosts."""
-    hosts = [host.decode() for host in link.call("ZRANGE", keys.runs_beat(""), 0, -1)]
-    (clock, *replies) = link.call_all([("TIME",), *(("HGETALL", keys.runs_beat(host)) for host in hosts)])
-    now_ms, found = _ms(clock), []
-    for host, flat in zip(hosts, replies, strict=True):
-        for name, text in _fields(flat).items():
-            at_ms, _, body = text.partition(" ")
-            if now_ms - int(at_ms) < keys.AGENT_TTL_MS:
-                said = msgspec.json.decode(body)
-                found.append(Beat(host, name, int(said["pid"]), str(said["run"]), int(at_ms)))
-    return found
 
 
 _CONTROL = dict.fromkeys((*range(32), *range(127, 160)), " ")  # would steer the terminal of who looks at it
@@ -193,6 +175,15 @@ def _views(link: Link, runs: Sequence[str]) -> list[View]:
             with suppress(ValueError, KeyError, OverflowError, InvalidInput):
                 found.append(_view(run, fields, _ms(clock)))
     return found
+
+
+def _rival(output: str, by: str, state: str) -> str:
+    """The text for a run that ended and may not go on, for another has its output."""
+    if state in FINAL:
+        return (
+            f"run {by} ({state}) has written {output} since; submit with --if-exists overwrite, or with another output"
+        )
+    return f"run {by} ({state}) writes to {output} now; `penstock run cancel {by}`, or submit with another output"
 
 
 def _view(run: str, row: Mapping[str, str], at_ms: int) -> View:
@@ -220,8 +211,12 @@ def _row_error(entry: bytes, flat: Sequence[bytes]) -> RowError:
     return RowError(int(entry.partition(b"-")[0]) - 1, msgspec.json.decode(row["keys"] or "{}"), row["why"])
 
 
+def _texts(reply: Sequence[bytes]) -> list[str]:
+    return [part.decode(errors="replace").translate(_CONTROL) for part in reply]
+
+
 def _fields(flat: Sequence[bytes]) -> dict[str, str]:
-    texts = [part.decode(errors="replace").translate(_CONTROL) for part in flat]
+    texts = _texts(flat)
     return dict(zip(texts[::2], texts[1::2], strict=True))
 
 

@@ -134,7 +134,7 @@ def load(path: str | None = None, *, environ: Mapping[str, str] = os.environ) ->
     PENSTOCK_CONFIG the copy in PENSTOCK_APPLIED is read, where there is one: a slot that restarts at 3 a.m. must not meet a
     file that somebody is editing.
     """
-    chosen = path or environ.get(ENV_CONFIG) or (DEFAULT_CONFIG if Path(DEFAULT_CONFIG).exists() else "")
+    chosen = choose(path, environ=environ)
     if not chosen:
         return parse("", "", environ=environ)
     copy = "" if path else environ.get(ENV_APPLIED, "")
@@ -149,6 +149,17 @@ def load(path: str | None = None, *, environ: Mapping[str, str] = os.environ) ->
     except UnicodeDecodeError as error:
         raise ConfigError(f"{chosen} is not TOML: {error}") from None
     return parse(text, chosen, environ=environ)
+
+
+def choose(path: str | None = None, *, environ: Mapping[str, str] = os.environ) -> str:
+    """The file that `load` reads; "" for the defaults."""
+    return path or environ.get(ENV_CONFIG) or (DEFAULT_CONFIG if Path(DEFAULT_CONFIG).exists() else "")
+
+
+def root_of(chosen: str | Path) -> Path:
+    """Where relative paths in that file start: a file in configs/ speaks of paths beside configs/, not in it."""
+    folder = Path(chosen).absolute().parent
+    return folder.parent if folder.name == "configs" else folder
 
 
 def read_copy(copy: Path) -> str | None:
@@ -177,10 +188,7 @@ def parse(text: str, chosen: str, *, environ: Mapping[str, str] = os.environ) ->
         raw: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{chosen} is not TOML: {error}") from None
-    root = Path.cwd()
-    if chosen:
-        folder = Path(chosen).absolute().parent
-        root = folder.parent if folder.name == "configs" else folder  # it speaks of paths beside configs/, not in it
+    root = root_of(chosen) if chosen else Path.cwd()
     _check_tables(raw, chosen)
     if environ.get(ENV_REDIS_URL):
         raw.setdefault("redis", {})["url"] = environ[ENV_REDIS_URL]

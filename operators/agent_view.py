@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from broker import overlap, roster
-from broker.connection import Link
+import msgspec
+
+from broker import autoscale, overlap, roster
+from broker.autoscale import Override
+from broker.connection import Link, ResponseError
 from broker.figures import real, whole
 from broker.overlap import Request
 from broker.roster import Assignment
@@ -19,6 +22,8 @@ def look(link: Link, supervisor: Supervisor, now_ms: int) -> Seen:
     """One look. Raises SupervisorError, or one of connection.LOST."""
     host = supervisor.settings.host
     programs = supervisor.slots()
+    # Before the assignments: a FLUSHALL between the two must not pass for "none was set".
+    overrides = _overrides(link, host)
     assignments = roster.assignments(link, host)
     requests = overlap.requests(link, host)
     names = {number: roster.slot_name(host, number) for number in programs}
@@ -31,7 +36,9 @@ def look(link: Link, supervisor: Supervisor, now_ms: int) -> Seen:
         name = names[number]
         age_s = (now_ms - beats[name]) / 1000 if name in beats else None
         places[number] = _place(number, program, states[name], assignments.get(number), age_s, name in ready)
-    return _measured(Seen(now_ms=now_ms, places=places, requests=requests))
+    known = {*roster.models(link), *supervisor.settings.models} if not assignments else set()
+    is_meant = any(host in roster.wanted(link, model) for model in known)
+    return _measured(Seen(now_ms=now_ms, places=places, requests=requests, overrides=overrides, is_meant=is_meant))
 
 
 def process_age_s(pid: int) -> float:
@@ -42,6 +49,13 @@ def process_age_s(pid: int) -> float:
     except (OSError, ValueError, IndexError):
         return 0.0
     return max(0.0, uptime_s - started / os.sysconf("SC_CLK_TCK"))
+
+
+def _overrides(link: Link, host: str) -> dict[str, Override]:
+    try:
+        return autoscale.overrides(link, host)
+    except ResponseError:  # a key that is garbled must not cost the look the rest; autoscale's own look tells it
+        return {}
 
 
 def _place(
@@ -79,10 +93,8 @@ def _measured(seen: Seen) -> Seen:
     if not asked:
         return seen
     wanted = {place.assignment.device for place in seen.places.values() if place.assignment} - {"cpu"}
-    return Seen(
-        now_ms=seen.now_ms,
-        places=seen.places,
-        requests=seen.requests,
+    return msgspec.structs.replace(
+        seen,
         free_host_bytes=devices.free_host_bytes(),
         free_device_bytes={device: devices.free_device_bytes(device) for device in wanted},
     )

@@ -13,10 +13,12 @@ from pathlib import Path
 from broker.errors import ConfigError
 from broker.settings import Settings, parse, parse_copy, read_copy
 
+NAME = "applied.toml"
+
 
 def path(settings: Settings) -> Path:
     """Where the copy lies."""
-    return settings.var / "applied.toml"
+    return settings.var / NAME
 
 
 def file_text(settings: Settings) -> str:
@@ -69,11 +71,24 @@ def in_force(settings: Settings) -> Settings:
 
 def carried_out(settings: Settings) -> Settings | None:
     """What the pool was brought to as a whole: where a reload died halfway, what was in force before it. None: no copy is kept."""
-    for copy in (_before(settings), path(settings)):
+    for copy in copies(settings):
         found = read_copy(copy)
         if found is not None:
             return parse_copy(found, copy, settings.path)
     return None
+
+
+def is_as_the_file(settings: Settings) -> bool:
+    """Whether the copy is pool.toml letter by letter, and no reload is under way or died halfway."""
+    try:
+        return not _before(settings).exists() and path(settings).read_bytes() == Path(settings.path).read_bytes()
+    except OSError:
+        return False
+
+
+def copies(settings: Settings) -> tuple[Path, Path]:
+    """Where copies lie: of before a reload that is under way or died halfway, and the one in force."""
+    return _before(settings), path(settings)
 
 
 def _before(settings: Settings) -> Path:

@@ -18,7 +18,19 @@ from broker.settings import load
 from operators.commands.cli import EXIT_CODES, Commands
 from operators.completion.cli import ASKED, answer
 from operators.completion.complete import complete_model
-from operators.screen.cli import as_json, print_findings, print_json, print_lines, print_mark, say, with_reason
+from operators.screen.cli import (
+    Seconds,
+    as_json,
+    ask_at_terminal,
+    load_or_in_force,
+    print_findings,
+    print_json,
+    print_lines,
+    print_mark,
+    say,
+    with_reason,
+    with_yes,
+)
 from operators.table import numbered
 
 if TYPE_CHECKING:
@@ -37,14 +49,8 @@ class _Slots(click.IntRange):
         return super().convert(value, param, ctx)
 
 
-def _sane(context: click.Context, option: click.Parameter, seconds: float) -> float:
-    if not seconds < 1e9:  # nan too: it would wait for ever
-        raise click.BadParameter(f"{seconds:g} is no number of seconds to wait")
-    return seconds
-
-
 timeout = click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(min=0), default=READY_TIMEOUT_S, show_default=True, callback=_sane,
+    "--timeout", "timeout_s", type=Seconds(min=0, max=1e9), default=READY_TIMEOUT_S, show_default=True,
     metavar="SECONDS", help="How long to wait.",
 )  # fmt: skip
 
@@ -94,16 +100,22 @@ def up(config: str | None, wait: bool, timeout_s: float, reason: str) -> None:
 
 @cli.command(short_help="Drain the slots of this host and stop the pool.")
 @with_reason
+@with_yes
 @click.pass_obj
-def down(config: str | None, reason: str) -> None:
-    """Drain every slot of this host, then stop everything that `up` started. Queued jobs stay in Redis."""
+def down(config: str | None, reason: str, is_agreed: bool) -> None:
+    """Drain every slot of this host, then stop everything that `up` started. Queued jobs stay in Redis, bulk runs go on later.
+
+    At a terminal it asks first where jobs wait or runs are not done."""
     from operators import audited, pool
+    from operators.leaving_behind import left_behind
     from operators.supervisor import Supervisor
 
-    settings = load(config)
+    settings = load_or_in_force(config)
     is_made = settings.var.exists() or settings.runtime.exists()  # else there never was a pool, and none is made now
     if is_made and (supervisor := Supervisor(settings)).is_running():
         supervisor.require_ours()
+        if waits := left_behind(settings):
+            ask_at_terminal(f"{waits}: take the pool down? They stay in Redis", is_agreed=is_agreed)
         audited.note(settings, "down", reason=reason, say=say)  # before: the embedded Redis goes with it
     changed = pool.down(settings, say=say) if is_made else pool.Changed(was_up=False)
     if not changed.was_up:
@@ -124,7 +136,7 @@ def status(config: str | None, is_json: bool) -> None:
     """
     from operators import status
 
-    found = status.snapshot(load(config))
+    found = status.snapshot(load_or_in_force(config))
     print_json(found) if is_json else _print_status(found)
 
 
@@ -143,7 +155,7 @@ def scale(config: str | None, model: str, slots: int, wait: bool, timeout_s: flo
     from operators import audited, pool, readiness
     from operators.autoscale import standing
 
-    settings = load(config)
+    settings = load_or_in_force(config)
     changed = pool.scale(settings, model, slots)
     audited.note(settings, "scale", f"{model} {slots}", reason=reason, say=say)
     if remark := standing.remark(settings, model):
@@ -163,7 +175,7 @@ def doctor(config: str | None, is_json: bool) -> None:
     """Check Redis, supervisord, devices, artifacts and settings; say the mend of each finding. Exit code 1 on a failure."""
     from operators import doctor
 
-    print_findings(doctor.examine(load(config)), is_json=is_json)
+    print_findings(doctor.examine(load_or_in_force(config)), is_json=is_json)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -23,7 +23,7 @@ from operators.finding import Finding as Finding
 from operators.large_bodies import large_bodies
 from operators.left_bodies import left_bodies
 from operators.reach import client_command, reached, read_append, read_info
-from operators.supervision import agent, supervision
+from operators.supervision import agent, bulk_runs, supervision
 from operators.supervisor import Supervisor
 from operators.table import count_of
 
@@ -236,6 +236,7 @@ CHECKS: tuple[Check, ...] = (
     redis_server,
     supervision,
     agent,
+    bulk_runs,
     unapplied.check,
     large_bodies,
     left_bodies,

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from broker.autoscale import Override
 from broker.overlap import Request
 from broker.roster import Assignment
 
@@ -43,13 +44,18 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """One look at this host. The free bytes are measured only where a request waits for an answer; None: not known."""
+    """One look at this host. The free bytes are measured only where a request waits for an answer; None: not known.
+
+    `is_meant`: nothing is assigned, and that was said, by a command that took all slots away; else Redis was emptied.
+    """
 
     now_ms: int  # Redis' time
     places: dict[int, Place]
     requests: dict[int, Request] = {}
     free_host_bytes: int | None = None
     free_device_bytes: dict[str, int | None] = {}
+    overrides: dict[str, Override] = {}  # what an operator said of autoscaling
+    is_meant: bool = False
 
 
 class Action(msgspec.Struct, frozen=True):

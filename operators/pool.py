@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from broker import embedded, overlap, roster
+from broker.arrangement import arrange
 from broker.connection import LOST, Link
 from broker.errors import ConfigError, RedisUnavailable, SupervisorError
 from broker.settings import Settings, unknown
@@ -25,7 +26,8 @@ from operators.plan import assignment, check_artifact, plan
 from operators.pool_lock import changing
 from operators.reach import HANGS, reach, read_info
 from operators.readiness import last_line
-from operators.supervisor import REDIS_ENDS_WITHIN_S, RUNNING, Supervisor, SupervisorRefused, stop_wait_s
+from operators.supervised import RUNNING
+from operators.supervisor import REDIS_ENDS_WITHIN_S, Supervisor, SupervisorRefused, stop_wait_s
 from operators.table import count_of
 from operators.wishes import passing, per_model, placed, publish, withdraw
 
@@ -79,6 +81,8 @@ def up(settings: Settings, *, say: Say) -> Changed:
         try:
             with contextlib.suppress(SupervisorRefused):  # a pool that an older supervisord.conf started has no agent
                 supervisor.start_agent()
+            if was_up and settings.runs.workers:
+                supervisor.start_runs()
             link = _reach_started(settings, supervisor, say)
             since_ms = roster.now_ms(link)
             kept = roster.assignments(link, settings.host) if was_up else {}
@@ -159,11 +163,10 @@ def scale(settings: Settings, model: str, count: int) -> Changed:
         new = free[: max(0, count - len(own))]
         surplus = own[count:]
         given = placed(settings, link, dict.fromkeys(new, assignment(settings, model)))
-        roster.want(link, settings.host, model, count)
-        for number in new:
-            roster.assign(link, settings.host, number, given[number])
+        arrange(link, settings.host, wanted={model: max(count, len(own))}, assigned=given)
         supervisor.start_slots([*new, *own[:count]])
-        take_out(settings, link, supervisor, dict.fromkeys(surplus, model))
+        if surplus:
+            take_out(settings, link, supervisor, dict.fromkeys(surplus, model), wanted={model: count})
         link.close()
     return Changed(was_up=True, started=tuple(new), stopped=tuple(surplus), since_ms=since_ms)
 

@@ -9,7 +9,7 @@ from broker.settings import Settings
 from operators.reach import client_command
 from operators.reconcile import silent_limit_s
 from operators.snapshot import ModelStatus, Problem, RedisStatus, SlotStatus
-from operators.supervisor import RUNNING
+from operators.supervised import RUNNING
 from operators.table import age, clean, count_of
 
 NEARLY_FULL = 0.8
@@ -76,7 +76,7 @@ def find_problems(
     for name, chosen in settings.models.items():
         if assigned is not None and chosen.slots and not assigned.get(name) and name not in asleep:
             wish = f"penstock scale {name} {chosen.slots}"
-            add(3, f"{name}: pool.toml wants {count_of(chosen.slots, 'slot')}, 0 are assigned", wish)
+            add(3, f"{name}: the settings in force want {count_of(chosen.slots, 'slot')}, 0 are assigned", wish)
     for slot in slots:
         if slot.state in ("failing", "backing off"):
             reason = slot.reason or "no reason given"

@@ -56,8 +56,8 @@ class Reconciler:
         slots that belong to nothing. Call `did` for each that is carried out."""
         actions = []
         spoken_for = {*seen.requests, *(request.spare for request in seen.requests.values())}
-        # With no assignment at all Redis has been emptied, or the pool goes down: neither is a reason to stop a slot.
-        is_sorted = any(place.assignment for place in seen.places.values())
+        # With no assignment and no word of that Redis has been emptied: no reason to stop a slot.
+        is_sorted = seen.is_meant or any(place.assignment for place in seen.places.values())
         for place in seen.places.values():
             past = self._past(place)
             past.at_rest_since = (past.at_rest_since or now) if place.is_at_rest else 0.0

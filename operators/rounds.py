@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -19,19 +18,18 @@ from broker import autoscale, embedded, overlap, roster
 from broker.connection import LOST, Link, ResponseError, is_missing_group
 from broker.errors import DecodeError, PenstockError, RedisUnavailable
 from broker.queue import Queue
-from broker.roster import Assignment
 from broker.settings import Settings
 from operators import hardware
 from operators.agent_view import look
 from operators.autoscale.loop import Autoscale
 from operators.deaths import Deaths
 from operators.hardware import Hardware
+from operators.kept import Kept
 from operators.places import Action, Seen
 from operators.reconcile import Reconciler
 from operators.record import Record
 from operators.supervisor import Supervisor, SupervisorRefused
 from operators.swap import swaps
-from operators.wishes import passing
 
 ROUND_S = 1.0
 BUSY_ROUND_S = 0.25  # while a swap is under way: two copies of a model take the memory of two
@@ -65,8 +63,7 @@ class Rounds(threading.Thread):
         self._next_sweep = self._next_warning = 0.0
         self._since_ms = 0
         self._round_s = ROUND_S
-        self._kept: dict[int, Assignment] = {}  # as last seen; what a FLUSHALL takes is given back
-        self._is_flushed = False
+        self._kept = Kept(settings.host)
 
     def hasten(self) -> None:
         """Something happened: the next round comes at once."""
@@ -111,17 +108,17 @@ class Rounds(threading.Thread):
         self._note_stall(began)
         self._record.take_events(self._link)
         seen = look(self._link, self._supervisor, now_ms)
-        self._keep(seen)
+        self._kept.keep(self._link, seen)
         self._deaths.watch(place.pid for place in seen.places.values() if place.is_up)
         self._record.compare(self._link, seen)
         for number in self._record.take_starts():
             self._reconciler.started(number, now)
         self._do(self._reconciler.stuck(seen, now), now)
         is_scaling = self._scaling.look(self._link, seen, now)
-        if is_scaling or self._is_flushed or self._plan(seen) or self._reconciler.wanted(seen, now):
+        if is_scaling or self._kept.is_missed or self._plan(seen) or self._reconciler.wanted(seen, now):
             with self._changing() as is_ours:
                 if is_ours:
-                    self._restore()
+                    self._give_back()
                     seen = look(self._link, self._supervisor, now_ms)
                     plan = self._plan(seen)
                     self._do([*plan, *self._scaling.actions(seen, plan), *self._reconciler.wanted(seen, now)], now)
@@ -197,33 +194,9 @@ class Rounds(threading.Thread):
         if action.kind:
             self._record.tell(roster.slot_name(self._settings.host, action.number), action.kind, detail, action.pid)
 
-    def _keep(self, seen: Seen) -> None:
-        """Remembers the assignments, without spares that have not taken over, and sees when Redis forgot them.
-
-        A command that takes slots away leaves its word in `wanted`; a Redis that was emptied, however long ago, has none.
-        """
-        beside = passing(seen.requests)
-        found = {n: place.assignment for n, place in seen.places.items() if place.assignment and n not in beside}
-        if found:
-            self._kept = found
-        elif any(self._settings.host in roster.wanted(self._link, given.model) for given in self._kept.values()):
-            self._kept = {}
-        self._is_flushed = bool(self._kept) and not found
-
-    def _restore(self) -> None:
-        """After a FLUSHALL a slot that starts again would serve nothing: it gets back what it was assigned."""
-        if not self._is_flushed:
-            return
-        host = self._settings.host
-        if self._kept and not roster.assignments(self._link, host):
-            for number, given in self._kept.items():
-                roster.assign(self._link, host, number, given)
-            for model, count in Counter(given.model for given in self._kept.values()).items():
-                roster.want(self._link, host, model, count)
-            self._record.tell(
-                f"{host}/agent", "restore", f"Redis was emptied; {len(self._kept)} assignments given back"
-            )
-        self._is_flushed = False
+    def _give_back(self) -> None:
+        if told := self._kept.give_back(self._link):
+            self._record.tell(f"{self._settings.host}/agent", "restore", told)
 
     @contextmanager
     def _changing(self) -> Iterator[bool]:

@@ -5,27 +5,27 @@ What it gives is a `Snapshot`; what is wrong in one decides `problems`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from broker import autoscale, roster
+from broker import autoscale
 from broker.connection import LOST, Link, safe_url
 from broker.errors import RedisRefused, RedisUnavailable, SupervisorError
-from broker.figures import real, whole
+from broker.figures import whole
 from broker.look import Look, ModelLook, look
 from broker.settings import Settings
-from operators import gpu_troubles, hardware
+from operators import gpu_troubles, hardware, run_troubles, slots_seen
 from operators.autoscale.troubles import asleep, troubles
+from operators.governing import Governing
 from operators.problems import find_problems
 from operators.reach import reach
-from operators.snapshot import AgentStatus, ModelStatus, Problem, RedisStatus, SlotStatus, Snapshot
+from operators.snapshot import AgentStatus, ModelStatus, Problem, RedisStatus, Snapshot
+from operators.supervised import Program, numbered
 from operators.supervision import agent_trouble
-from operators.supervisor import RUNNING, Program, Supervisor
-from operators.wishes import passing, per_model
+from operators.supervisor import Supervisor
+from operators.wishes import per_model
 
-FRESH_S = 5  # a program that has run for less may not have said a word yet
 RATE_HOLDS_MS = 10_000  # slots note the rate at which they settle once a second, while they do
 COUNTERS = ("submitted", "done", "failed", "dead", "expired", "cancelled", "retried")
 
@@ -44,26 +44,34 @@ class Sight:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._governing = Governing(settings)
         self._link: Link | None = None
+        self._url = ""
 
     def look(self) -> Snapshot:
         """Never raises for a pool that is down: that is a problem in the snapshot."""
-        settings = self._settings
+        settings, of_file = self._settings, tuple[Problem, ...]()
         programs, trouble = _supervised(settings)
         is_up = programs is not None
+        if is_up:
+            settings, of_file = self._governing.look()
+        slots, of_runs = _parted(programs)
         problems = [trouble] if trouble else []
         try:
-            if self._link is None:
-                self._link = reach(settings, is_reading=True)
-            found = read(self._link, settings, programs)
+            if self._link is None or self._url != settings.redis_url:
+                self.close()
+                self._link, self._url = reach(settings, is_reading=True), settings.redis_url
+            found = read(self._link, settings, slots, of_runs)
         except (*LOST, RedisUnavailable) as error:
             self.close()
             if not (settings.is_embedded and not is_up):  # with the pool down the embedded server is down as well
                 problems.insert(0, _away(settings, error, is_up=is_up))
+            problems += of_file
             return Snapshot(host=settings.host, at_ms=0, is_up=is_up, redis=None, problems=tuple(problems))
         if is_up and found.agent is None and (silent := _agent_problem(settings)) is not None:
             problems.append(silent)
-        return msgspec.structs.replace(found, is_up=is_up, problems=(*problems, *found.problems))
+        problems = sorted([*problems, *found.problems, *of_file], key=_worst_first)
+        return msgspec.structs.replace(found, is_up=is_up, problems=tuple(problems))
 
     def close(self) -> None:
         if self._link is not None:
@@ -71,8 +79,11 @@ class Sight:
             self._link = None
 
 
-def read(link: Link, settings: Settings, programs: Mapping[int, Program] | None = None) -> Snapshot:
-    """Everything Redis knows, and the problems in it. `programs`: supervisord's slots, None where it is down."""
+def read(
+    link: Link, settings: Settings, programs: Mapping[int, Program] | None = None, of_runs: Mapping[str, Program] | None = None
+) -> Snapshot:  # fmt: skip
+    """Everything Redis knows, and the problems in it. `programs`: supervisord's slots, None where it is down; `of_runs`: those
+    that work bulk runs, by name."""
     seen = look(link, settings.host, settings.models)
     server = RedisStatus(
         url=safe_url(settings.redis_url),
@@ -82,7 +93,7 @@ def read(link: Link, settings: Settings, programs: Mapping[int, Program] | None 
         max_bytes=int(seen.info.get("maxmemory", 0)),
     )
     models = tuple(_model(one, settings, seen.now_ms) for one in seen.models)
-    slots = _slots(seen, settings, programs or {})
+    slots = slots_seen.slots(seen, settings, programs or {})
     agent = _agent(seen)
     garbled = (_split(trouble) for trouble in (seen.trouble, *(one.trouble for one in seen.models)) if trouble)
     problems = [Problem("error", text, mend) for text, mend in garbled]
@@ -94,11 +105,17 @@ def read(link: Link, settings: Settings, programs: Mapping[int, Program] | None 
     if agent is not None:
         problems += troubles(settings, agent.autoscale)
         problems += gpu_troubles.troubles(settings, agent.devices, seen.assignments)
-        problems.sort(key=lambda problem: problem.level != "error")  # errors first, else as they are
+    problems += run_troubles.troubles(settings, seen.runs, of_runs)
+    problems.sort(key=_worst_first)
     return Snapshot(
         host=settings.host, at_ms=seen.now_ms, is_up=False, redis=server, models=models, slots=slots,
         problems=tuple(problems), agent=agent,
     )  # fmt: skip
+
+
+def _worst_first(problem: Problem) -> bool:
+    """Errors first, else as they are."""
+    return problem.level != "error"
 
 
 def _away(settings: Settings, error: Exception, *, is_up: bool) -> Problem:
@@ -114,12 +131,20 @@ def _split(error: str) -> tuple[str, str]:
     return text, mend
 
 
-def _supervised(settings: Settings) -> tuple[dict[int, Program] | None, Problem | None]:
+def _parted(programs: Sequence[Program] | None) -> tuple[dict[int, Program] | None, dict[str, Program] | None]:
+    """Slots by number, and programs that work runs by name."""
+    if programs is None:
+        return None, None
+    of_runs = {one.name: one for one in programs if one.name.startswith("runs_")}
+    return numbered(one for one in programs if one.name not in of_runs), of_runs
+
+
+def _supervised(settings: Settings) -> tuple[list[Program] | None, Problem | None]:
     supervisor = Supervisor(settings)
     try:
         if supervisor.is_running():
             supervisor.require_ours()
-            return supervisor.slots(), None
+            return supervisor.programs("slot", "runs"), None
     except SupervisorError as error:
         text, mend = _split(str(error))
         return None, Problem("error", text or mend, mend if text else "penstock doctor")
@@ -168,72 +193,3 @@ def _model(one: ModelLook, settings: Settings, now_ms: int) -> ModelStatus:
         jobs_per_s=float(one.counters.get("rate", 0)) if is_fresh else 0.0,
         paused=one.paused,
     )
-
-
-def _slots(seen: Look, settings: Settings, programs: Mapping[int, Program]) -> tuple[SlotStatus, ...]:
-    """Slots that beat, and those assigned on this host that do not."""
-    states = {name: state for name, state in seen.states.items() if state}
-    assigned = {roster.slot_name(settings.host, number): one for number, one in seen.assignments.items()}
-    ours = {roster.slot_name(settings.host, number): program for number, program in programs.items()}
-    spares = {roster.slot_name(settings.host, one) for one in passing(seen.requests)}
-    ready = frozenset().union(*(one.ready for one in seen.models))
-    beats = seen.beats
-    exits: dict[str, roster.Exit] = {}
-    for one in seen.exits:
-        exits.setdefault(one.slot, one)
-    restarts: dict[str, dict[str, int]] = {}
-    for field, count in seen.restarts.items():
-        slot, _, reason = field.rpartition(":")
-        restarts.setdefault(slot, {})[reason] = count
-    found = []
-    for name in sorted(states.keys() | assigned.keys(), key=lambda name: (name.rpartition("/")[0], _number(name))):
-        state, last = states.get(name, {}), exits.get(name)
-        model = assigned[name].model if name in assigned else ""
-        program = ours.get(name)
-        is_starting = name in spares or (program is not None and program.state in RUNNING and program.up_s < FRESH_S)
-        silent_s = (seen.now_ms - beats[name]) / 1000 if program is not None and name in beats else None
-        if program is not None and silent_s is not None and program.up_s + 1 < silent_s:
-            silent_s = None  # a life before this one said it
-        fields = _described(state)
-        if name in assigned and assigned[name].device.startswith(("GPU-", "MIG-")):
-            fields["gpu"] = assigned[name].device
-        if program is not None and program.pid and not state:
-            fields["pid"] = program.pid
-        found.append(
-            SlotStatus(
-                name=name,
-                number=_number(name),
-                model=state.get("model") or model,
-                state=state.get("state") or ("" if state else "starting" if is_starting else "silent"),
-                is_ready=name in ready,
-                last_exit=last.reason if last else "",
-                last_exit_detail=last.detail if last else "",
-                restarts=restarts.get(name, {}),
-                program=program.state if program is not None else "",
-                silent_s=silent_s,
-                **fields,
-            )
-        )
-    return tuple(found)
-
-
-def _described(state: dict[str, str]) -> dict[str, Any]:
-    """The fields a slot wrote, in their types; what it left out or left empty keeps its default."""
-    fields: dict[str, Any] = {}
-    for name in ("reason", "version", "device"):
-        fields[name] = state.get(name, "")
-    for name in (
-        "pid", "engine_pid", "jobs", "batches", "rows", "held", "host_bytes", "host_baseline_bytes", "device_bytes",
-        "device_baseline_bytes", "since_ms",
-    ):  # fmt: skip
-        if (count := whole(state.get(name))) is not None:
-            fields[name] = count
-    for name in ("mean_batch", "load_s", "p50_ms", "p99_ms"):
-        if (figure := real(state.get(name))) is not None:
-            fields[name] = figure
-    return fields
-
-
-def _number(name: str) -> int:
-    number = name.rpartition("/")[2]
-    return int(number) if number.isdigit() else -1

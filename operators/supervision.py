@@ -1,4 +1,4 @@
-"""Whether supervisord runs what it should, and whether the agent lives: the doctor's checks of both. Changes nothing."""
+"""Whether supervisord runs what it should, whether the agent lives and runs are worked: the doctor's checks. Changes nothing."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from collections.abc import Iterator
 
 from broker import roster
 from broker.errors import RedisUnavailable
+from broker.look import look
 from broker.settings import Settings
+from operators import applied, run_troubles
 from operators.finding import Finding
-from operators.reach import reach
+from operators.reach import reach, reached
 from operators.snapshot import Problem
-from operators.supervisor import RUNNING, Program, Supervisor, SupervisorRefused
+from operators.supervised import RUNNING, Program
+from operators.supervisor import Supervisor, SupervisorRefused
+from operators.table import count_of
 
 QUIET_S = 5  # a fresh agent may not have beaten yet
 WITHOUT_AGENT = "stuck slots are not killed, retirements not overlapped"
@@ -63,6 +67,26 @@ def agent(settings: Settings) -> Iterator[Finding]:
         yield Finding("warn", trouble.text, trouble.mend)
     else:
         yield Finding("ok", "the agent is starting")
+
+
+def bulk_runs(settings: Settings) -> Iterator[Finding]:
+    """Programs of this host work runs, and no run stands still. By the settings in force, as `status` tells it."""
+    supervisor = Supervisor(settings)
+    if not supervisor.is_running():
+        return
+    given = applied.in_force(settings)
+    try:
+        with reached(given, is_reading=True) as link:
+            seen = look(link, given.host).runs
+    except RedisUnavailable:
+        return  # `redis_server` says it
+    found = list(run_troubles.troubles(given, seen, {one.name: one for one in supervisor.programs("runs")}))
+    for one in found:
+        yield Finding("fail" if one.level == "error" else "warn", one.text, one.mend)
+    if not found:
+        yield Finding(
+            "ok", f"{count_of(given.runs.workers, 'program')} for bulk runs, {count_of(len(seen.open), 'run')} open"
+        )
 
 
 def agent_trouble(settings: Settings, program: Program) -> Problem | None:

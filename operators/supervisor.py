@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 from xml.parsers.expat import ExpatError
 
-import msgspec
-
 from broker.errors import SupervisorError
 from broker.settings import Settings
+from operators.supervised import AT_REST, RUNNING, numbered, program
+from operators.supervised import Program as Program
 from operators.unix_rpc import UnixTransport
 
 RPC_TIMEOUT_S = 10.0
@@ -28,10 +28,6 @@ REMIND_S = 2.0  # between two SIGTERMs to a slot that drains; it heeds the first
 KILLED_AFTER_DRAIN_S = 10
 REDIS_ENDS_WITHIN_S = 60.0  # stopwaitsecs of [program:redis]
 
-# supervisord's states: these come to rest, those run or are about to.
-AT_REST = frozenset({"STOPPED", "FATAL", "UNKNOWN"})
-RUNNING = frozenset({"RUNNING", "STARTING"})
-
 # What a call ends in when supervisord is away, broke off, or something else answers: xmlrpc lets its parser's error through.
 NO_ANSWER = (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError)
 
@@ -39,17 +35,6 @@ NO_ANSWER = (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError
 _ALREADY_STARTED = 60
 _NOT_RUNNING = 70
 _SHUTDOWN_STATE = 6
-
-
-class Program(msgspec.Struct, frozen=True):
-    """One program as supervisord sees it; RUNNING says nothing about whether a slot is ready."""
-
-    name: str
-    state: str
-    pid: int
-    up_s: int
-    log: str
-    trouble: str = ""  # supervisord's own words when it could not spawn
 
 
 class SupervisorRefused(SupervisorError):
@@ -101,19 +86,19 @@ class Supervisor:
 
     def slots(self) -> dict[int, Program]:
         """number -> program, for every slot place there is, running or not."""
-        return dict(sorted((int(one.name.rpartition("_")[2]), one) for one in self.programs("slot")))
+        return numbered(self.programs("slot"))
 
-    def programs(self, group: str) -> list[Program]:
-        """Those of a group of supervisord.conf."""
-        return [_program(info) for info in self._call("getAllProcessInfo") if info["group"] == group]
+    def programs(self, *groups: str) -> list[Program]:
+        """Those of some groups of supervisord.conf, in one call."""
+        return [program(info) for info in self._call("getAllProcessInfo") if info["group"] in groups]
 
     def redis(self) -> Program:
         """The embedded server's program."""
-        return _program(self._call("getProcessInfo", "redis"))
+        return program(self._call("getProcessInfo", "redis"))
 
     def agent(self) -> Program:
         """The agent's program."""
-        return _program(self._call("getProcessInfo", "agent"))
+        return program(self._call("getProcessInfo", "agent"))
 
     def start_soon(self, number: int) -> None:
         """Starts one slot without waiting for anything."""
@@ -135,11 +120,16 @@ class Supervisor:
         """As `start_redis`, for the agent."""
         self._start_anew(self.agent())
 
-    def _start_anew(self, program: Program) -> None:
-        if program.state in RUNNING:
+    def start_runs(self) -> None:
+        """As `start_redis`, for those that work bulk runs."""
+        for one in self.programs("runs"):
+            self._start_anew(one, f"runs:{one.name}")
+
+    def _start_anew(self, one: Program, name: str = "") -> None:
+        if one.state in RUNNING:
             return
-        self._tell("stopProcess", program.name, ignore=(_NOT_RUNNING,))  # ends a back-off
-        self._tell("startProcess", program.name, False, ignore=(_ALREADY_STARTED,))
+        self._tell("stopProcess", name or one.name, ignore=(_NOT_RUNNING,))  # ends a back-off
+        self._tell("startProcess", name or one.name, False, ignore=(_ALREADY_STARTED,))
 
     def start_slot(self, number: int) -> None:
         """Starts one slot; returns when supervisord has spawned it, which is long before it is ready."""
@@ -166,10 +156,20 @@ class Supervisor:
         pid = self.pid()
         self._tell("shutdown", ignore=(_SHUTDOWN_STATE,))
         wait_until(
-            lambda: not is_alive(pid),
+            lambda: self._has_ended(pid),
             timeout_s=SHUTDOWN_TIMEOUT_S,
             failure=f"supervisord (pid {pid}) did not end; see {self.settings.var / 'log' / 'supervisord.log'}",
         )
+
+    def _has_ended(self, pid: int) -> bool:
+        """Whether supervisord is gone. Asking it has it look at its children now; by itself that may take a second for each."""
+        try:
+            self._server.getState()
+        except NO_ANSWER:  # it refuses all while it shuts down, and then is gone
+            pass
+        finally:
+            self._transport.close()
+        return not is_alive(pid)
 
     def _drive(
         self, numbers: Iterable[int], method: str, *, until: frozenset[str], act_on: frozenset[str], timeout_s: float
@@ -183,17 +183,17 @@ class Supervisor:
                 remind_at = time.monotonic() + REMIND_S
             programs = self.slots()
             for number in sorted(left):
-                program = programs.get(number)
-                if program is None:
+                one = programs.get(number)
+                if one is None:
                     raise SupervisorError(
                         f"supervisord has no place for slot {number}: it was started with {len(programs)}; "
                         "`penstock down` and `penstock up` give it pool.most_slots + 1"
                     )
-                if program.state in until:
+                if one.state in until:
                     left.discard(number)
-                elif program.state in act_on:
+                elif one.state in act_on:
                     self._tell(method, _name(number), False, ignore=(_ALREADY_STARTED, _NOT_RUNNING))
-                elif program.state == "STOPPING" and is_reminding:
+                elif one.state == "STOPPING" and is_reminding:
                     # The first TERM is lost where it met supervisord's child between fork and exec.
                     self._tell("signalProcess", _name(number), "TERM", ignore=(_NOT_RUNNING,))
             if left and time.monotonic() > deadline:
@@ -243,17 +243,6 @@ def is_alive(pid: int) -> bool:
 
 def _name(number: int) -> str:
     return f"slot:slot_{number:02d}"
-
-
-def _program(info: dict[str, Any]) -> Program:
-    return Program(
-        name=info["name"],
-        state=info["statename"],
-        pid=info["pid"],
-        up_s=info["now"] - info["start"] if info["pid"] else 0,
-        log=info["stdout_logfile"],
-        trouble=info["spawnerr"],
-    )
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float, failure: str) -> None:

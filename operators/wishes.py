@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from broker import autoscale, overlap, roster
+from broker.arrangement import arrange
 from broker.connection import LOST, Link
 from broker.errors import RedisUnavailable
 from broker.overlap import Request
@@ -25,13 +26,8 @@ def publish(settings: Settings, link: Link) -> dict[int, Assignment]:
     host, planned = settings.host, placement.place(settings, plan(settings))
     overlap.clear(link, host)
     autoscale.clear(link, host)
-    roster.unassign_all(link, host)
-    for number, given in planned.items():
-        roster.assign(link, host, number, given)
-    for model in {*roster.models(link), *settings.models}:
-        count = settings.models[model].slots if model in settings.models else 0
-        if count or roster.wanted(link, model).get(host):
-            roster.want(link, host, model, count)
+    counts = {name: chosen.slots for name, chosen in settings.models.items() if chosen.slots}
+    arrange(link, host, wanted=_none_wanted(settings, link) | counts, assigned=planned, is_anew=True)
     return planned
 
 
@@ -41,16 +37,20 @@ def withdraw(settings: Settings) -> int:
         link = reach(settings)
         host, queued = settings.host, 0
         overlap.clear(link, host)
-        roster.unassign_all(link, host)
+        arrange(link, host, wanted=_none_wanted(settings, link), assigned={}, is_anew=True)
         for model in {*roster.models(link), *settings.models}:
-            if roster.wanted(link, model).get(host):
-                roster.want(link, host, model, 0)
             replies: list[Any] = link.call_all(roster.depth_commands(model))
             queued += sum(count for count in replies[:4] if isinstance(count, int))
         link.close()
     except (*LOST, RedisUnavailable):
         return 0
     return queued
+
+
+def _none_wanted(settings: Settings, link: Link) -> dict[str, int]:
+    """0 for each model of which this host wants slots."""
+    models = {*roster.models(link), *settings.models}
+    return {model: 0 for model in sorted(models) if roster.wanted(link, model).get(settings.host)}
 
 
 def placed(settings: Settings, link: Link, wished: Mapping[int, Assignment]) -> dict[int, Assignment]:

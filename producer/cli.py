@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from producer.results import Result
 
 
+def _seconds(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not isfinite(value):  # it would never be over
+        raise click.BadParameter(f"{value:g} is no number of seconds")
+    return value
+
+
 @click.command()
 @click.argument("model")
 @click.option(
@@ -30,11 +37,14 @@ if TYPE_CHECKING:
 @click.option("--file", "file", metavar="PATH", help="Raw bytes for the model's preprocess; - for stdin.")
 @click.option("--text", metavar="TEXT", help="Text for the model's preprocess.")
 @click.option("--lane", type=click.Choice(LANES), default="normal", show_default=True, help="Priority.")
-@click.option("--deadline", "deadline_s", type=float, metavar="SECONDS", help="Run it within, or not at all.")
+@click.option(
+    "--deadline", "deadline_s", type=float, callback=_seconds, metavar="SECONDS", help="Run it within, or not at all."
+)
 @click.option(
     "--timeout",
     "timeout_s",
     type=float,
+    callback=_seconds,
     default=60.0,
     show_default=True,
     metavar="SECONDS",

@@ -69,7 +69,12 @@ def files(*packages: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for package in packages for path in (ROOT / package).rglob("*.py"))
 
 
-def imports(name: str) -> Iterator[Import]:
+@cache
+def imports(name: str) -> tuple[Import, ...]:
+    return tuple(_imports(name))
+
+
+def _imports(name: str) -> Iterator[Import]:
     for node in ast.walk(tree(name)):
         if isinstance(node, ast.Import):
             for alias in node.names:

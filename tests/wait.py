@@ -9,8 +9,9 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 
-def wait_until(predicate: Callable[[], Value], description: str, timeout: float = 5.0) -> Value:
-    """Polls until `predicate` gives something true, and returns that. Fails with `description` after `timeout` s."""
+def wait_until(predicate: Callable[[], Value], description: str, timeout: float = 20.0) -> Value:
+    """Polls until `predicate` gives something true, and returns that. Fails with `description` after `timeout` s: many, for a
+    busy machine; they cost nothing where all is well."""
     deadline = time.monotonic() + timeout
     while not (value := predicate()):
         if time.monotonic() > deadline:

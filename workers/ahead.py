@@ -27,4 +27,8 @@ class Ahead:
         """Whether to send a batch whose first job is of `lane`; `is_full`: nothing more could join it before its turn."""
         if not is_full or forward_ms > SLOW_MS:
             return False
-        return forward_ms <= QUICK_MS or all(now - at > ALONE_S for at in self._heard_at[:lane])
+        return forward_ms <= QUICK_MS or self.is_alone(lane, now)
+
+    def is_alone(self, lane: int, now: float) -> bool:
+        """Whether lanes above this one were silent for long."""
+        return all(now - at > ALONE_S for at in self._heard_at[:lane])

@@ -1,4 +1,4 @@
-"""A batch: what one forward takes, or a chain of them. Data only; `batcher` makes it, `halves` cuts it."""
+"""A batch: what one forward takes, or a chain of them; and what it is made of. Data only; `batcher` makes it, `halves` cuts it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ class Batch(msgspec.Struct, frozen=True):
     forwards: int = 1
 
     @property
+    def lane(self) -> int:
+        """Which began it: of lower ones it has company."""
+        return self.pieces[0].job.lane
+
+    @property
     def forward_rows(self) -> int:
         """Padded rows of one forward."""
         return self.bucket // self.forwards
@@ -42,3 +47,19 @@ class Coming(msgspec.Struct, frozen=True):
     is_full: bool
     most: int
     forwards: int = 1
+
+
+class InHand:
+    """A job in hand: its shape bucket, the first row not yet run, and whether another shape overtook it already."""
+
+    __slots__ = ("dims", "job", "start", "was_passed")
+
+    def __init__(self, job: Job, dims: Dims) -> None:
+        self.job = job
+        self.dims = dims
+        self.start = 0
+        self.was_passed = False
+
+    @property
+    def rows_left(self) -> int:
+        return self.job.rows - self.start

@@ -15,7 +15,7 @@ from broker.messages import LANES, Job
 from broker.spec import ModelSpec
 from broker.timetable import Dims
 from workers.allowance import Allowance
-from workers.batch import Batch, Coming, Piece
+from workers.batch import Batch, Coming, InHand, Piece
 from workers.shapes import Misfit, Shapes
 from workers.timetable import Timetable
 
@@ -45,7 +45,7 @@ class Batcher:
         self._coming: Coming | None = None  # as long as nothing comes or goes
         self._given_up = 0  # jobs since the last batch, for their deadlines
         self.has_deadlines = False  # whether a job here may have one
-        self._lanes: tuple[deque[_Waiting], ...] = tuple(deque() for _ in LANES)
+        self._lanes: tuple[deque[InHand], ...] = tuple(deque() for _ in LANES)
 
     def add(self, jobs: list[Job]) -> list[Misfit]:
         """Takes claimed jobs in; those that do not fit the model come back."""
@@ -56,7 +56,7 @@ class Batcher:
             if isinstance(dims, str):
                 misfits.append(Misfit(job, dims))
             else:
-                self._lanes[job.lane].append(_Waiting(job, dims))
+                self._lanes[job.lane].append(InHand(job, dims))
                 self.rows += job.rows
                 if job.deadline_ms:
                     self.has_deadlines = True
@@ -109,7 +109,10 @@ class Batcher:
 
     def rows_in(self, lane: int) -> int:
         """Rows that wait in one lane."""
-        return sum(one.rows_left for one in self._lanes[lane])
+        if not self._lanes[lane]:
+            return 0
+        is_only = not any(one for number, one in enumerate(self._lanes) if number != lane)
+        return self.rows if is_only else sum(one.rows_left for one in self._lanes[lane])
 
     def tightest_ms(self) -> float:
         """The earliest deadline of the jobs in hand, in Redis' time."""
@@ -175,7 +178,10 @@ class Batcher:
         for number, lane in enumerate(self._lanes):
             if lane and number != begins and rows < most:
                 limit = most if number < begins else min(most, self.allowance.company(dims, rows))
+                before = rows
                 rows, size = self._take_from(lane, dims, limit, pieces, rows, size)
+                if rows > before:
+                    self._waited[number] = 0  # served, if as company: it need not begin a batch of its own
         self.rows -= rows
         return Batch(pieces, rows, self.bucket(rows) if coming.forwards == 1 else rows, dims, coming.forwards)
 
@@ -190,10 +196,10 @@ class Batcher:
         return number
 
     def _take_from(
-        self, lane: deque[_Waiting], dims: Dims, most: int, pieces: list[Piece], rows: int, size: int
+        self, lane: deque[InHand], dims: Dims, most: int, pieces: list[Piece], rows: int, size: int
     ) -> tuple[int, int]:
         """Takes what fits from one lane; rows and bytes of the batch so far."""
-        passed: list[_Waiting] = []
+        passed: list[InHand] = []
         counted = 0
         while lane and rows < most:
             waiting = lane[0]
@@ -221,7 +227,7 @@ class Batcher:
         """The row bucket that `rows` are padded to."""
         return self.row_buckets[bisect_left(self.row_buckets, rows)]
 
-    def _take_alone(self, waiting: _Waiting, most: int) -> Batch:
+    def _take_alone(self, waiting: InHand, most: int) -> Batch:
         lane = self._lanes[waiting.job.lane]
         lane.remove(waiting)
         take = min(waiting.rows_left, most)
@@ -231,19 +237,3 @@ class Batcher:
             lane.appendleft(waiting)
         self.rows -= take
         return Batch([piece], take, self.bucket(take), waiting.dims)
-
-
-class _Waiting:
-    """A job in hand: its shape bucket, the first row not yet run, and whether another shape overtook it already."""
-
-    __slots__ = ("dims", "job", "start", "was_passed")
-
-    def __init__(self, job: Job, dims: Dims) -> None:
-        self.job = job
-        self.dims = dims
-        self.start = 0
-        self.was_passed = False
-
-    @property
-    def rows_left(self) -> int:
-        return self.job.rows - self.start

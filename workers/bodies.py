@@ -20,7 +20,7 @@ from broker.bodies_store import BodyStore
 from broker.claimed import with_body
 from broker.connection import Command, NoPermissionError
 from broker.errors import StoreError
-from broker.messages import Job
+from broker.messages import LANES, Job
 from broker.queue import Fault
 from workers import readers
 from workers.failures import POLICIES, Kind
@@ -51,7 +51,7 @@ class Bodies:
         connections, `held` are the leases, `wake` ends the owner's wait from any thread."""
         self.ready: list[Job] = []  # with their data, until someone takes them
         self.faults: list[Fault] = []  # of jobs whose bodies cannot be had, until someone takes them
-        self.rows = 0  # of jobs that wait for theirs
+        self.rows = [0] * len(LANES)  # of jobs that wait for theirs, by lane
         self._model = model
         self._ask = ask
         self._losses = losses
@@ -115,7 +115,7 @@ class Bodies:
             for job in self._waiting.values():
                 self._readers.forget(job)
         self._waiting.clear()
-        self.rows = 0
+        self.rows = [0] * len(LANES)
         return jobs
 
     def close(self) -> None:
@@ -131,7 +131,7 @@ class Bodies:
             self._look_at = self._clock() + LOOK_EVERY_S
             self._asked_under = self._losses()
         before = self._waiting.get(job.lease)
-        self.rows += job.rows - (before.rows if before is not None else 0)
+        self.rows[job.lane] += job.rows - (before.rows if before is not None else 0)
         self._waiting[job.lease] = job
         if job.body.token == REDIS:
             self._unasked.append(job)
@@ -190,5 +190,5 @@ class Bodies:
         del self._waiting[job.lease]
         if self._readers is not None:
             self._readers.forget(job)
-        self.rows -= job.rows
+        self.rows[job.lane] -= job.rows
         return job.lease in self._held

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from broker.claimed import Claimed
 from broker.messages import LOW, Job
 from broker.queue import Queue
-from workers.claims import SMALLEST_SHARED, Claims
+from workers.claims import SMALLEST_SHARED, Claims, Rooms
 from workers.pacing import Look
 from workers.wire import Pair
 
@@ -64,58 +64,73 @@ class Claimer:
 
     def pairs(
         self,
-        room_rows: int,
+        rooms: Rooms,
         block_ms: int,
         *,
         is_busy: bool,
         is_settling: bool,
         is_quiet: bool,
         batch_rows: int,
-        low_room_rows: int,
         is_due: bool = False,
         look: Look | None = None,
     ) -> list[Pair]:
-        """While busy: plain reads ahead, if there is a backlog or a round trip anyway, or it `is_due`. Idle: the script now and
-        then, for returned leases and Redis' time; else a read that blocks until jobs come, a batch of them. Before a long batch:
-        the `look`."""
+        """`rooms` are rows of each lane. While busy: plain reads ahead, if there is a backlog or a round trip anyway, or it
+        `is_due`. Idle: the script now and then, for returned leases and Redis' time; else a read that blocks until jobs come, a
+        batch of them. Before a long batch: the `look`."""
         claims = self.claims
-        if claims.is_shut:
+        counts = claims.jobs_in(rooms)
+        if claims.is_shut or not any(counts):
             return []
         now = self._clock()
-        room = claims.jobs_in(room_rows)
         if look is not None and look.below is not None:
-            above = [lane for lane in range(look.below) if lane not in claims.paused]
+            above = [(lane, max(1, counts[lane] // look.below)) for lane in range(look.below) if counts[lane]]
             self.is_claiming = bool(above)
-            return self._reads([(lane, max(1, room // look.below)) for lane in above])
-        low_room = max(1, claims.jobs_in(low_room_rows)) if low_room_rows > 0 and LOW not in claims.paused else 0
+            return self._reads(above)
         if look is not None or (not is_busy and block_ms <= 0):  # jobs in hand wait for company
             self.is_claiming = True
             self._look_at = now + LOOK_EVERY_S
-            low = min(low_room, room // 2)  # what fits of the low lane, and no more, or it would keep higher ones out
-            pairs: list[Pair] = [(self._queue.read(LOW, low), partial(self._read_low, low))] if low else []
-            return [*pairs, (self._queue.claim(room - low, above_low=True), self._looked)]
+            low = min(
+                counts[LOW], max(counts) // 2
+            )  # what fits of the low lane, and no more, or it would keep higher ones out
+            return self._above_and_low(counts, low)
         if not is_busy and now < self._look_at and not claims.has_backlog:
             if is_settling or is_quiet:
                 self.is_blocked = True
                 # A whole batch, so that a burst goes to one idle slot. COUNT is per stream: what more than the room comes goes back.
-                asked = min(room, claims.jobs_in(batch_rows))
-                return [(self._queue.block(asked, block_ms), partial(self._blocked, asked, room))]
+                asked = self._batch(batch_rows)
+                return [(self._queue.block(asked, block_ms), partial(self._blocked, asked, max(counts)))]
             return []
-        if is_busy and claims.is_dry and not is_settling and not is_due:
+        is_known = claims.is_dry or (claims.has_backlog and not claims.has_backlog_for(rooms))
+        if is_busy and is_known and not (is_settling or is_due):
             return []
         self.is_claiming = True  # whatever is sent from here on, its last answer ends that
-        if room < SMALLEST_SHARED or (not is_busy and not claims.has_backlog):
+        least = min(counts[lane] for lane in range(len(counts)) if lane not in claims.paused)
+        if least == max(counts) < SMALLEST_SHARED or (not is_busy and not claims.has_backlog):
             self._look_at = now + LOOK_EVERY_S
             # Idle: a batch, as a blocked read asks for; a second one may be run sooner by another idle slot.
-            asked = room if is_busy else min(room, claims.jobs_in(batch_rows))
+            asked = least if is_busy else max(1, min(least, self._batch(batch_rows)))
             return [(self._queue.claim(asked), self._claimed)]
-        pairs = []
+        pairs: list[Pair] = []
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY_S
-            pairs.append((self._queue.reclaim(room // 8), self._reclaimed))
-            room -= room // 8
-        shares = [(lane, count) for lane, count in enumerate(claims.shares(room, low_room)) if count]
-        return pairs + (self._reads(shares) or [(self._queue.claim(room, above_low=True), self._looked)])
+            returned = max(1, max(counts) // 8)
+            pairs.append((self._queue.reclaim(returned), self._reclaimed))
+            high, normal, low = (max(0, min(count, max(counts) - returned)) for count in counts)
+            counts = (high, normal, low) if high or normal or low else counts
+        return pairs + self._reads([(lane, count) for lane, count in enumerate(claims.shares(counts)) if count])
+
+    def _batch(self, rows: int) -> int:
+        """Jobs that are no more than so many rows, whichever lane they come from."""
+        return min(count for count in self.claims.jobs_in((rows, rows, rows)) if count)
+
+    def _above_and_low(self, counts: Rooms, low: int) -> list[Pair]:
+        """So many of the low lane; of those above it by the script where it can tell how many, for their sizes are the same."""
+        pairs: list[Pair] = [(self._queue.read(LOW, low), partial(self._read_low, low))] if low else []
+        high, normal, _ = counts
+        if high == normal or self.claims.paused:
+            room = max(high, normal) or low
+            return [*pairs, (self._queue.claim(max(1, room - low), above_low=True), self._looked)]
+        return pairs + self._reads([(lane, count) for lane, count in enumerate((high, normal)) if count])
 
     def _reads(self, shares: list[tuple[int, int]]) -> list[Pair]:
         """Plain reads of (lane, count), taken together."""

@@ -2,19 +2,27 @@
 
 Fresh jobs are read by plain XREADGROUPs, one per lane, because a script that passes them through Lua costs Redis and the
 slot three times as much per job. COUNT is fixed when the command is sent, so the room is shared out beforehand: a lane
-whose last read came back full gets all there is after a reserve for the lanes above it; none gets what would exceed the
-room. Returned leases, and rooms too small to share, go through the claim script.
+whose last read came back full gets all there is after a reserve for the lanes above it; none gets what would exceed its
+room. Returned leases, and rooms too small to share, go through the claim script. Each lane has a room and a size of jobs of
+its own: one job of thousands of rows in the low lane says nothing of those above it.
 """
 
 from __future__ import annotations
 
-from broker.messages import LANES, LOW, Job
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from broker.messages import LANES, Job
+
+Rooms: TypeAlias = tuple[int, int, int]  # per lane: rows, or the jobs that fill them
+NO_ROOM: Rooms = (0, 0, 0)
 
 CLAIM_BYTES = 2 << 20  # what one turn reads stays well under the 4 MB no command should pass
 SMALLEST_SHARED = 8
 # Every 8th plan starts at a lower lane, the lowest and the middle one in turns, so that none starves.
 LOWER_FIRST_EVERY = 8
 RESERVE = 8  # an eighth of the room for a higher lane that was empty last time
+FORGOTTEN_AFTER = 64  # turns that brought nothing of a lane, and its jobs are taken for small again
 
 
 class Claims:
@@ -26,7 +34,9 @@ class Claims:
         self.is_shut = False  # all lanes are paused: nothing is claimed at all
         self._is_full = [False] * len(LANES)
         self._plans = 0
-        self._job_rows = self._job_bytes = 1.0  # running means
+        self._job_rows = [1.0] * len(LANES)  # running means
+        self._job_bytes = [1.0] * len(LANES)
+        self._silent = [0] * len(LANES)  # turns
 
     def pause(self, lanes: frozenset[int]) -> None:
         """These lanes, and no others, get no room from now on; what they have left is no backlog."""
@@ -34,36 +44,55 @@ class Claims:
         self.is_shut = len(lanes) == len(LANES)
         self._is_full = [is_full and lane not in lanes for lane, is_full in enumerate(self._is_full)]
 
-    def jobs_in(self, rows: int) -> int:
-        """How many jobs fill `rows` rows, at least one."""
-        return max(1, int(min(rows / self._job_rows, CLAIM_BYTES / self._job_bytes)))
+    def jobs_in(self, rooms: Rooms) -> Rooms:
+        """How many jobs of each lane fill so many rows: at least one where there is room, none of a lane that is paused."""
+        high, normal, low = (
+            0 if rows <= 0 or lane in self.paused
+            else max(1, int(min(rows / self._job_rows[lane], CLAIM_BYTES / self._job_bytes[lane])))
+            for lane, rows in enumerate(rooms)
+        )  # fmt: skip
+        return high, normal, low
 
-    def shares(self, room: int, low_room: int | None = None) -> tuple[int, ...]:
-        """Jobs to read per lane, in lane order; together at most `room`, and of the low lane at most `low_room`."""
+    def shares(self, counts: Rooms) -> tuple[int, ...]:
+        """Jobs to read per lane, in lane order: of each at most its count, together at most the largest."""
         self._plans += 1
         order = [0, 1, 2]
         if self._plans % LOWER_FIRST_EVERY == 0:
             order = [2, 1, 0] if self._plans % (2 * LOWER_FIRST_EVERY) else [1, 2, 0]
-        if self.paused:
-            order = [lane for lane in order if lane not in self.paused]
-        counts = [0] * len(LANES)
-        reserve = room // RESERVE if any(self._is_full) else room // max(1, len(order))
-        left = room
+        order = [lane for lane in order if counts[lane]]
+        found = [0] * len(LANES)
+        left = room = max(counts)
+        reserve = max(1, room // RESERVE if any(self._is_full) else room // max(1, len(order)))
         for lane in order:
-            limit = left if lane < LOW or low_room is None else min(left, max(0, low_room))
-            counts[lane] = limit if self._is_full[lane] else min(reserve, limit)
-            left -= counts[lane]
-        return tuple(counts)
+            limit = min(left, counts[lane])
+            found[lane] = limit if self._is_full[lane] else min(reserve, limit)
+            left -= found[lane]
+        if any(self._is_full):
+            for lane in order:  # what a full lane of large jobs has no use for
+                more = min(left, counts[lane] - found[lane])
+                found[lane] += more
+                left -= more
+        return tuple(found)
 
     def note_lane(self, lane: int, asked: int, came: int) -> None:
         """What one lane's read brought."""
         self._is_full[lane] = came >= asked and lane not in self.paused  # it may be of a read before the pause
 
     def note_turn(self, jobs: list[Job]) -> None:
-        """What all reads of one turn brought together."""
-        if jobs:
-            self._job_rows += 0.5 * (sum(job.rows for job in jobs) / len(jobs) - self._job_rows)
-            self._job_bytes += 0.5 * (sum(job.size for job in jobs) / len(jobs) - self._job_bytes)
+        """What all reads of one turn brought together, in the order of their lanes."""
+        if not jobs:
+            return
+        one_lane = jobs[0].lane == jobs[-1].lane
+        for lane in range(len(LANES)):
+            came = (jobs if lane == jobs[0].lane else []) if one_lane else [job for job in jobs if job.lane == lane]
+            if came:
+                self._silent[lane] = 0
+                self._job_rows[lane] += 0.5 * (sum([job.rows for job in came]) / len(came) - self._job_rows[lane])
+                self._job_bytes[lane] += 0.5 * (sum([job.size for job in came]) / len(came) - self._job_bytes[lane])
+            elif (silent := self._silent[lane] + 1) == FORGOTTEN_AFTER:
+                self._job_rows[lane] = self._job_bytes[lane] = 1.0
+            else:
+                self._silent[lane] = silent
 
     def note_dry(self, *, is_dry: bool) -> None:
         """Whether anything can be left in the lanes."""
@@ -76,6 +105,6 @@ class Claims:
         """Whether a lane's last read came back full."""
         return any(self._is_full)
 
-    def has_backlog_for(self, low_room: int) -> bool:
+    def has_backlog_for(self, rooms: Sequence[int]) -> bool:
         """As `has_backlog`, of lanes there is room for: asked again for what it may not read, a slot would only poll."""
-        return self.has_backlog and (low_room > 0 or any(self._is_full[:LOW]))
+        return any(is_full and room > 0 for is_full, room in zip(self._is_full, rooms, strict=True))

@@ -22,6 +22,7 @@ from broker.messages import Job
 from broker.queue import Ended, Fault, Queue
 from workers.board import Board
 from workers.claimer import Claimer
+from workers.claims import Rooms
 from workers.contact import Contact
 from workers.faults import broken, fault_of
 from workers.forgotten import Forgotten
@@ -104,13 +105,12 @@ class Leases:
     # --- one round trip -----------------------------------------------------------------------
 
     def talk(
-        self, ended: list[Ended], faults: list[Fault], *, room_rows: int, is_busy: bool, block_ms: int, batch_rows: int = 1,
-        low_room_rows: int = 0, is_due: bool = False, look: Look | None = None,
+        self, ended: list[Ended], faults: list[Fault], *, rooms: Rooms, is_busy: bool, block_ms: int, batch_rows: int = 1,
+        is_due: bool = False, look: Look | None = None,
     ) -> bool:  # fmt: skip
-        """Sends what ended together with the next claim; blocks for jobs when idle. True when `ended` was taken.
-
-        `room_rows` 0 claims nothing, `block_ms` 0 does not block; the rest as in `Claimer.pairs`. Nothing is sent while a blocked read is out: Redis would not look at it.
-        """
+        """Sends what ended together with the next claim; blocks for jobs when idle. True when `ended` was taken. `NO_ROOM` claims
+        nothing, `block_ms` 0 does not block; the rest as in `Claimer.pairs`. Nothing is sent while a blocked read is out: Redis
+        would not look at it."""
         contact = self._contact
         contact.watch_silence()
         if self.claimer.is_blocked or (contact.lost_since is not None and not self._reconnect()):
@@ -124,10 +124,10 @@ class Leases:
                 pairs += self._settling.pairs(ended, faults)
             if self._ghosts.is_due() and not len(self.wire):
                 pairs += self._ghosts.pairs()  # before the claim, so that what it brings is no ghost
-            if room_rows > 0 and not self.claimer.is_claiming and not self.is_leaving:
+            if any(rooms) and not self.claimer.is_claiming and not self.is_leaving:
                 pairs += self.claimer.pairs(
-                    room_rows, block_ms, is_busy=is_busy, is_settling=bool(pairs), is_quiet=not len(self.wire),
-                    batch_rows=batch_rows, low_room_rows=low_room_rows, is_due=is_due, look=look,
+                    rooms, block_ms, is_busy=is_busy, is_settling=bool(pairs), is_quiet=not len(self.wire),
+                    batch_rows=batch_rows, is_due=is_due, look=look,
                 )  # fmt: skip
             if pairs:
                 self.wire.send(*pairs)

@@ -20,6 +20,7 @@ from broker.settings_tables import SlotSettings
 from workers.batcher import Batcher
 from workers.board import Board
 from workers.bodies import Bodies
+from workers.claims import NO_ROOM
 from workers.exits import Exit
 from workers.failures import POLICIES, Kind
 from workers.faults import fault_of
@@ -179,7 +180,7 @@ class Leaving:
         leases.give_back(list({job.lease: job for job in unrun}.values()), marks=0)
         began = self._clock()
         while self._clock() < began + self._last_words_s:
-            if leases.talk(runner.ended, runner.faults, room_rows=0, is_busy=True, block_ms=0):
+            if leases.talk(runner.ended, runner.faults, rooms=NO_ROOM, is_busy=True, block_ms=0):
                 runner.ended, runner.faults = [], []
             if leases.is_quiet:
                 return verdict

@@ -10,12 +10,15 @@ trip is nothing beside such a batch; what joins it is spared one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
-from broker.messages import HIGH, LOW, Job
+from broker.messages import HIGH, LANES, LOW, Job
 from broker.timetable import Dims
 from workers.batch import Batch
 from workers.batcher import Batcher
+from workers.claims import NO_ROOM, Rooms
 from workers.waiting import Waiting
 
 QUICK_MS = 2.0  # two such batches in hand delay nobody by much
@@ -24,6 +27,7 @@ LONG_MS = 5.0  # a round trip more costs a twentieth of this at most, on one hos
 # takes longer than a lead.
 SHORT_MS = 100.0
 LEAD_MS, LEAD_SHARE = 2.0, 0.2  # how long before a forward's end jobs are read ahead: to claim, decode and copy them
+LOOK_S, ALONE_LOOK_S = 0.002, 0.01  # between looks for higher lanes within one long job of quick batches
 IN_HAND = 2  # batches a slot may hold, running ones included
 
 
@@ -50,6 +54,8 @@ class Pacing:
         self._known: dict[tuple[Dims, int], tuple[float, float, int, int]] = {}
         self._known_under = -1
         self._has_looked = self._has_read = False
+        self._read_at = 0.0
+        self._lane = HIGH  # of the batch that began last
         self._is_stale = False  # jobs in hand were claimed while the engine worked
 
     # --- what happens -----------------------------------------------------------------------------
@@ -71,6 +77,7 @@ class Pacing:
         self._ends_at = max(now, self._ends_at if self.is_running else 0.0) + ms / 1e3
         self._lead_s = max(LEAD_MS, LEAD_SHARE * ms) / 1e3
         self.is_running = True
+        self._lane = batch.lane
         self._has_read = self._has_looked = False
 
     def freed(self, now_ms: float) -> None:
@@ -80,9 +87,9 @@ class Pacing:
             self._is_stale = self._batcher.rows > 0
             self._waiting.freed(now_ms, self._saved_ms)
 
-    def read(self) -> None:
+    def read(self, now: float) -> None:
         """Jobs were asked for, or nothing could be."""
-        self._has_read = True
+        self._has_read, self._read_at = True, now
 
     def looked(self) -> None:
         """The look was sent, or could not be."""
@@ -138,27 +145,48 @@ class Pacing:
         left_ms = self._waiting.left_ms(now_ms, coming.rows, self._batcher.allowance.saved_ms(coming.dims, coming.rows))
         return min(left_ms, self._batcher.tightest_ms() - now_ms - coming.ms) if left_ms else 0.0
 
-    def low_room_rows(self, running: int, fetching: int = 0) -> int:
-        """Of these, how many of the low lane: two batches as that lane may have them, or it would keep higher ones out."""
-        room = IN_HAND * self._low_rows - self._batcher.rows_in(LOW) - min(running, self._low_rows)
-        return room if room > 0 else self._behind_one(fetching)
-
     def batch_rows(self) -> int:
         """Rows to ask for at once when there is nothing in hand: a batch, so that a burst is not split over idle slots."""
         return self._batcher.max_rows if self._batcher.is_full_due else self._rows
 
-    def room_rows(self, running: int, forward_ms: float, fetching: int = 0) -> int:
-        """Rows that may still be claimed: a slot holds two batches at most, and one if batches are very slow. Of the jobs it holds
-        `fetching` rows are on their way."""
+    def room_rows(self, running: Sequence[int], forward_ms: float, fetching: Sequence[int] = NO_ROOM) -> int:
+        """Rows that may still be claimed whatever their lane; the rest as in `rooms`."""
         batches = 1 if forward_ms > self._read_ahead_max_ms else IN_HAND
-        room = batches * self.batch_rows() - self._batcher.rows - running - fetching
-        return room if room > 0 else self._behind_one(fetching)
+        room = batches * self.batch_rows() - self._batcher.rows - sum(running) - sum(fetching)
+        if room > 0:
+            return room
+        coming = self._batcher.coming()
+        return self._behind_one(coming.lane, fetching) if coming is not None else 0
 
-    def _behind_one(self, fetching: int) -> int:
+    def rooms(self, running: Sequence[int], forward_ms: float, fetching: Sequence[int] = NO_ROOM) -> Rooms:
+        """Rows of each lane that may still be claimed: a slot holds two batches at most, and one if batches are very slow. What it
+        holds of lower lanes takes no room, it yields; else one job of a thousand batches would keep all others out to its end.
+
+        `running` are rows of batches by the lanes that began them; those `fetching` were claimed, and their bodies are on their way.
+        """
+        most = (1 if forward_ms > self._read_ahead_max_ms else IN_HAND) * self.batch_rows()
+        batcher, held, found = self._batcher, 0, []
+        for lane in range(len(LANES)):
+            held += batcher.rows_in(lane) + running[lane] + fetching[lane]
+            room = most - held
+            if lane == LOW:  # two batches as that lane may have them
+                low = self._low_rows
+                room = min(room, IN_HAND * low - batcher.rows_in(LOW) - fetching[LOW] - min(sum(running), low))
+            found.append(room if room > 0 else self._behind_one(lane, fetching))
+        high, normal, low = found
+        return high, normal, low
+
+    def _behind_one(self, lane: int, fetching: Sequence[int]) -> int:
         """Room for one job more behind a single one of several batches: to claim it and fetch its body takes longer than the last
         two of those, and the engine would stand idle."""
         coming = self._batcher.coming()
-        if fetching or coming is None or self._batcher.jobs != 1 or self._batcher.rows <= coming.rows:
+        if (
+            fetching[lane]
+            or coming is None
+            or coming.lane != lane
+            or self._batcher.jobs != 1
+            or self._batcher.rows <= coming.rows
+        ):
             return 0
         left_ms = coming.ms * self._batcher.rows / coming.rows
         return 1 if 0 < left_ms <= SHORT_MS else 0
@@ -169,14 +197,15 @@ class Pacing:
             return True
         return now >= self._ends_at - self._lead_s and (has_backlog or not self._has_read)
 
-    def must_ask(self, now: float) -> bool:
-        """Whether to read ahead though the last read found nothing left: time has passed since."""
-        return (
-            self.is_running
-            and self._batch_ms >= LONG_MS
-            and not self._has_read
-            and self.may_ask(now, has_backlog=False)
-        )
+    def must_ask(self, now: float, *, is_alone: bool = True) -> bool:
+        """Whether to read ahead though the last read found nothing left: time has passed since. `is_alone`: of the lanes above the
+        one that runs nothing was heard for long."""
+        if not self.is_running or self._has_read:
+            return False
+        if self._batch_ms >= LONG_MS:
+            return self.may_ask(now, has_backlog=False)
+        # Quick batches ask as they are settled, but those of a long job are not before its end.
+        return self._lane > HIGH and now - self._read_at >= (ALONE_LOOK_S if is_alone else LOOK_S)
 
     def due_ms(self, now: float) -> float:
         """How long until it is time to read ahead; endless when it is, or was."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from broker.messages import Job
+from broker.messages import LANES, Job
 from broker.queue import Ended, Fault
 from workers.batch import Batch
 from workers.blame import Blame
@@ -86,13 +86,11 @@ class Runner:
         return self.is_idle and self._finished is None and not self._halves
 
     @property
-    def rows(self) -> int:
-        """Rows handed over and not answered yet."""
-        rows = 0
-        for batch in self._sent:
-            rows += batch.rows
-        for batch in self._halves:
-            rows += batch.rows
+    def rows(self) -> Sequence[int]:
+        """Rows handed over and not answered yet, by the lanes that began their batches."""
+        rows = [0] * len(LANES)
+        for batch in (*self._sent, *self._halves):
+            rows[batch.lane] += batch.rows
         return rows
 
     def fileno(self) -> int:

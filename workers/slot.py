@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from broker.bodies_store import BodyStore
 from broker.connection import Command
+from broker.messages import LOW
 from broker.queue import Queue
 from broker.settings_tables import SlotSettings
 from broker.timetable import Learned
@@ -24,6 +25,7 @@ from workers.blame import Blame
 from workers.board import Board
 from workers.bodies import LOOK_EVERY_S, Bodies
 from workers.caps import Caps
+from workers.claims import NO_ROOM
 from workers.doorbell import Doorbell
 from workers.engine_client import Engine
 from workers.exits import Exit
@@ -195,31 +197,27 @@ class Slot:
     def _talk(self) -> None:
         runner, pacing, leases, bodies = self._runner, self._pacing, self._leases, self._bodies
         claimer, now, is_busy = leases.claimer, self._clock(), not self._runner.is_idle
-        if (
-            is_busy
-            and leases.is_silent
-            and claimer.claims.is_dry
-            and not (runner.ended or runner.faults or pacing.must_ask(now))
-        ):
+        is_due = pacing.must_ask(now, is_alone=self._ahead.is_alone(LOW, now))
+        if is_busy and leases.is_silent and claimer.claims.is_dry and not (runner.ended or runner.faults or is_due):
             return  # nothing to tell or to ask: the sooner this process sleeps, the sooner the engine runs
         # Never a blocked read beside jobs in hand: one that begins as their wait ends would keep them, and their settle, for a second.
         block_ms = 0 if self._batcher.rows else self._settings.block_ms
         if bodies.is_fetching and not is_busy:  # no blocked read: nothing could be sent behind it
             is_busy, block_ms = not bodies.may_look(), 0
         look, was_claiming = pacing.look, claimer.is_claiming
-        room_rows = low_room_rows = 0
+        rooms = NO_ROOM
         if not (claimer.is_blocked or was_claiming):
-            low_room_rows = pacing.low_room_rows(runner.rows, bodies.rows)
-            if not is_busy or pacing.may_ask(now, has_backlog=claimer.claims.has_backlog_for(low_room_rows)):
-                room_rows = self._room_rows()
+            rooms = pacing.rooms(runner.rows, runner.forward_ms, bodies.rows)
+            if is_busy and not pacing.may_ask(now, has_backlog=claimer.claims.has_backlog_for(rooms)):
+                rooms = NO_ROOM
         is_taken = leases.talk(
-            runner.ended, runner.faults, room_rows=room_rows, is_busy=is_busy, block_ms=block_ms,
-            batch_rows=pacing.batch_rows(), low_room_rows=low_room_rows, is_due=pacing.must_ask(now), look=look,
+            runner.ended, runner.faults, rooms=rooms, is_busy=is_busy, block_ms=block_ms, batch_rows=pacing.batch_rows(),
+            is_due=is_due, look=look,
         )  # fmt: skip
         if look is not None:
             pacing.looked()
         if claimer.is_claiming and not was_claiming:
-            pacing.read()
+            pacing.read(now)
         claimer.is_topping_up = claimer.is_topping_up and claimer.is_claiming  # there was no room to ask for the rest
         if is_taken:
             runner.ended, runner.faults = [], []

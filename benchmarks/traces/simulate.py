@@ -48,7 +48,7 @@ class Slot:
         self._lanes: tuple[deque[Job], ...] = tuple(deque() for _ in LANES)
         self._draw = random.Random(seed)
         self._now = 0.0
-        self._running = 0
+        self._running = [0] * len(LANES)  # rows, by the lane that began their batch
         self._gap_ms, self._newest = 1e9, -1e9
         self._number = self._in_time = self._late = self._batches = self._to_send = 0
         self._sojourns: tuple[list[float], ...] = tuple([] for _ in LANES)
@@ -107,25 +107,26 @@ class Slot:
         self._now += ROUND_TRIP_MS / 2
 
     def _claim(self, *, below: int | None = None, is_strict: bool = False) -> None:
-        room = self._pacing.room_rows(self._running, 0.0)
-        low_room = self._pacing.low_room_rows(self._running)
+        rooms = self._pacing.rooms(self._running, 0.0)
         if not self._how.fills:
-            room = 2 * self._batcher.max_rows - self._batcher.rows - self._running
-        if room <= 0:
+            room = 2 * self._batcher.max_rows - self._batcher.rows - sum(self._running)
+            rooms = (room, room, room)
+        limits = self._claims.jobs_in(rooms)
+        if not any(limits):
             return
-        room = self._claims.jobs_in(room)
+        room, is_even = max(limits), min(limits) == max(limits)
         if below is not None:
-            counts: Sequence[int] = [max(1, room // below) if lane < below else 0 for lane in range(len(LANES))]
-        elif is_strict or room < SMALLEST_SHARED:
+            counts: Sequence[int] = [max(1, limits[lane] // below) if lane < below else 0 for lane in range(len(LANES))]
+        elif is_strict or (is_even and room < SMALLEST_SHARED):
             counts, left = [0] * len(LANES), room
             if is_strict and self._how.fills:
-                counts[LOW] = max(0, min(low_room, room // 2))
+                counts[LOW] = min(limits[LOW], room // 2)
                 left -= counts[LOW]
             for lane, waiting in enumerate(self._lanes[:LOW] if is_strict and self._how.fills else self._lanes):
-                counts[lane] = min(left, len(waiting))
+                counts[lane] = min(left, limits[lane], len(waiting))
                 left -= counts[lane]
         else:
-            counts = self._claims.shares(room, low_room if self._how.fills else None)
+            counts = self._claims.shares(limits)
         for lane, count in enumerate(counts):
             came = [self._lanes[lane].popleft() for _ in range(min(count, len(self._lanes[lane])))]
             if count:
@@ -199,14 +200,14 @@ class Slot:
         begins = self._now
         ends = begins + OVERHEAD_MS + self._table[batch.bucket] * self._draw.uniform(0.97, 1.06)
         self._batches += 1
-        self._running = batch.rows
+        self._running[batch.lane] = batch.rows
         due_ms = self._pacing.due_ms(begins / 1e3)
         if self._how.reads_late and due_ms < ends - begins:
             self._now = begins + due_ms
         self._arrive()
         self._claim()
-        self._pacing.read()
-        self._now, self._running = ends, 0
+        self._pacing.read(self._now / 1e3)
+        self._now, self._running = ends, [0] * len(LANES)
         for piece in batch.pieces:
             job = piece.job
             if piece.stop < job.rows:

@@ -1,7 +1,8 @@
 -- Takes in a bulk run, or attaches to the one of that id. Its first write needs memory: a full Redis refuses new runs.
 -- KEYS: 1 run  2 runs
 -- ARGV: 1 id  2 lease key  3 if_exists (resume, fail, overwrite)  4 request  5 version  6 fingerprint  7 output  8 run key without id
--- Returns {new | known | exists | busy, state before}, or {taken, state, id} of the run that is to write this output.
+-- Returns {new | known | exists | busy, state before}, or {taken, state, id} of the run that is to write this output, or has
+-- since this one, which would replace it, ended.
 local time = redis.call('TIME')
 local now_ms = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 -- What jobs are called after, so that those of a run that began anew are other ones. Two may fall into one millisecond.
@@ -10,16 +11,13 @@ local state = redis.call('HGET', KEYS[1], 'state')
 if state and ARGV[3] == 'fail' then return { 'exists', state } end
 if state and ARGV[3] == 'overwrite' and redis.call('EXISTS', ARGV[2]) == 1 then return { 'busy', state } end
 if state and ARGV[3] == 'resume' and (state == 'done' or state == 'done_with_errors') then return { 'known', state } end
--- Two that are submitted at one moment have not seen each other: here the second does. What is garbled there is passed over.
-for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
-  local other = id ~= ARGV[1] and redis.pcall('HMGET', ARGV[8] .. id, 'output', 'state')
-  if other and other[1] == ARGV[7] and (other[2] == 'queued' or other[2] == 'running' or other[2] == 'paused') then
-    return { 'taken', other[2], id }
-  end
-end
+-- Two that are submitted at one moment have not seen each other: here the second does.
+local goes_on = state and ARGV[3] == 'resume' and (state == 'failed' or state == 'cancelled')
+local other = rival(KEYS[2], ARGV[8], ARGV[1], ARGV[7], goes_on and replaces_since(KEYS[1]))
+if other then return { 'taken', other[2], other[1] } end
 if state and ARGV[3] == 'resume' then
   redis.call('HSET', KEYS[1], 'request', ARGV[4]) -- its limits, rate and priority may be others now
-  if state == 'failed' or state == 'cancelled' then
+  if goes_on then
     redis.call('HSET', KEYS[1], 'state', 'queued')
     if state == 'cancelled' then redis.call('HSET', KEYS[1], 'is_fresh', '1', 'round', round) end
     redis.call('HDEL', KEYS[1], 'asked', 'error', 'ended_ms', 'doing')

@@ -8,11 +8,10 @@ import click
 
 from broker import audit as notes
 from broker import keys, roster
-from broker.settings import load
 from operators import table
 from operators.logs.lines import since
 from operators.reach import reached
-from operators.screen.cli import as_json, print_json, print_lines
+from operators.screen.cli import as_json, load_or_in_force, print_json, print_lines
 from operators.table import clean, cut
 
 LISTED = 50
@@ -28,7 +27,7 @@ LONGEST = 60
 @click.pass_obj
 def audit(config: str | None, limit: int, since_text: str | None, is_json: bool) -> None:
     """List who changed what in the pool, and the reason that was given, the latest first. The last 10 000 acts are kept."""
-    with reached(load(config), is_reading=True) as link:
+    with reached(load_or_in_force(config), is_reading=True) as link:
         now_ms = roster.now_ms(link)
         found = notes.acts(link, keys.AUDIT_CAP if since_text else limit)
     if since_text:  # acts have Redis' time, which is the server's

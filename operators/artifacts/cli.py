@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from broker.errors import ConfigError
-from broker.settings import load, unknown
+from broker.settings import Settings, unknown
 from operators import models as tool
 from operators import table
 from operators.catalogue import catalogue
 from operators.completion.complete import complete_model
-from operators.screen.cli import as_json, print_json, print_lines, print_mark
+from operators.screen.cli import as_json, load_or_in_force, print_json, print_lines, print_mark
 
 
 @click.group(invoke_without_command=True)
@@ -28,7 +28,7 @@ def models(context: click.Context) -> None:
 @click.pass_obj
 def ls(config: str | None, is_json: bool) -> None:
     """List the models of pool.toml and those published in Redis, with their artifact's own description."""
-    found = catalogue(load(config))
+    found = catalogue(load_or_in_force(config))
     head = ("MODEL", "VERSION", "BACKEND", "TAKES", "DEVICE", "SLOTS", "READY", "SIZE", "ARTIFACT")
     rows = [
         (one.name, one.version or "-", one.backend or "-", one.takes or "-", one.device or "-", str(one.slots), str(one.ready),
@@ -44,7 +44,8 @@ def ls(config: str | None, is_json: bool) -> None:
 @click.pass_obj
 def seal(config: str | None, which: str, is_json: bool) -> None:
     """Write size and sha256 of every file of the artifact into its manifest."""
-    folder, trusted = _artifact(config, which), load(config).trusted
+    settings = load_or_in_force(config)
+    folder, trusted = _artifact(settings, which), settings.trusted
     found = tool.seal(folder, trusted=trusted)
     if is_json:
         print_json(found)
@@ -52,7 +53,7 @@ def seal(config: str | None, which: str, is_json: bool) -> None:
     click.echo(f"sealed {len(found['files'])} files of {found['name']} {found['version']} in {folder}")
     if found["is_newly_trusted"]:
         click.echo(f"it runs code when loaded; sealed here, so trusted: its digest was added to {trusted}")
-    if any(one.ready and one.artifact == str(folder) for one in catalogue(load(config))):
+    if any(one.ready and one.artifact == str(folder) for one in catalogue(settings)):
         click.echo("those that run serve what they loaded; slots load it at their next start")
 
 
@@ -65,8 +66,9 @@ def trust(config: str | None, which: str, is_json: bool) -> None:
 
     Puts the digest of its manifest on the list `pool.trusted`; a changed artifact is another one.
     """
-    trusted = load(config).trusted
-    found = tool.trust_artifact(_artifact(config, which), trusted)
+    settings = load_or_in_force(config)
+    trusted = settings.trusted
+    found = tool.trust_artifact(_artifact(settings, which), trusted)
     if is_json:
         print_json(found)
     elif found["is_newly_trusted"]:
@@ -81,9 +83,9 @@ def trust(config: str | None, which: str, is_json: bool) -> None:
 @click.pass_obj
 def verify(config: str | None, which: tuple[str, ...], is_json: bool) -> None:
     """Check artifacts against their manifests, as a slot would before it loads one. Without arguments: all of pool.toml."""
-    folders = {one: _artifact(config, one) for one in which or load(config).models}
-    trusted = load(config).trusted
-    problems = {one: tool.verify(folder, trusted=trusted) for one, folder in folders.items()}
+    settings = load_or_in_force(config)
+    folders = {one: _artifact(settings, one) for one in which or settings.models}
+    problems = {one: tool.verify(folder, trusted=settings.trusted) for one, folder in folders.items()}
     if is_json:
         print_json(problems)
     else:
@@ -93,9 +95,8 @@ def verify(config: str | None, which: tuple[str, ...], is_json: bool) -> None:
         raise SystemExit(1)
 
 
-def _artifact(config: str | None, which: str) -> Path:
+def _artifact(settings: Settings, which: str) -> Path:
     """A model of pool.toml, or a folder. Raises ConfigError when it is neither."""
-    settings = load(config)
     if which in settings.models:
         return settings.artifact_path(which)
     if Path(which).is_dir():

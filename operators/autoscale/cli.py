@@ -5,14 +5,14 @@ from __future__ import annotations
 import click
 
 from broker.connection import Link
-from broker.settings import Settings, load
+from broker.settings import Settings
 from operators import audited, table
 from operators.autoscale import dry, standing
 from operators.autoscale.standing import Standing
 from operators.autoscale.words import Bounds
 from operators.completion.complete import complete_model
 from operators.reach import reached
-from operators.screen.cli import Seconds, as_json, print_json, print_lines, say, with_reason
+from operators.screen.cli import Seconds, as_json, load_or_in_force, print_json, print_lines, say, with_reason
 from operators.supervisor import Supervisor
 
 
@@ -46,7 +46,7 @@ def autoscale(
     is_wish = any(one is not None for one in wish.values())
     if is_wish and not model:
         raise click.UsageError("name the model that these options are for")
-    settings = standing.running(load(config), model)
+    settings = standing.running(load_or_in_force(config), model)
     with reached(settings) as link:
         if is_dry:
             _dry(settings, link, model, wish if is_wish else {}, is_json=is_json)

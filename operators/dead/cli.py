@@ -12,13 +12,12 @@ from broker.connection import Link
 from broker.dead import Letter
 from broker.errors import PenstockError
 from broker.messages import LANES
-from broker.settings import load
 from operators import table
 from operators.completion.complete import complete_model
 from operators.dead import letters
 from operators.dead.letters import Replayed, Shown
 from operators.reach import reached
-from operators.screen.cli import as_json, ask, print_json, print_lines
+from operators.screen.cli import as_json, ask, load_or_in_force, print_json, print_lines
 from operators.table import clean, cut
 
 LISTED = 50
@@ -49,7 +48,7 @@ def dead(context: click.Context) -> None:
 @click.pass_obj
 def ls(config: str | None, model: str | None, reason: str, limit: int, is_json: bool) -> None:
     """List the dead letters of MODEL, or of all models, newest first."""
-    with reached(load(config)) as link:
+    with reached(load_or_in_force(config)) as link:
         now_ms, found = letters.listed(link, model, reason=reason, limit=limit)
         there = letters.reasons(link, model) if reason and not found and not is_json else {}
     if is_json:
@@ -71,7 +70,7 @@ def ls(config: str | None, model: str | None, reason: str, limit: int, is_json: 
 @click.pass_obj
 def show(config: str | None, id: str, show_input: bool, is_json: bool) -> None:
     """Show all that is known of one dead letter. The input's names and shapes are shown, its values only if asked for."""
-    with reached(load(config)) as link:
+    with reached(load_or_in_force(config)) as link:
         found = letters.show(link, id, with_input=show_input)
     print_json(found) if is_json else _print_shown(found)
 
@@ -95,7 +94,7 @@ def replay(
     """
     done: list[Replayed] = []
     left: list[PenstockError] = []
-    with reached(load(config)) as link:
+    with reached(load_or_in_force(config)) as link:
         try:
             for page in _pages(link, "replay", ids, is_all, model, reason, yes):
                 for one in letters.replay(link, page, lane=lane, left=left.append if is_all else None):
@@ -125,7 +124,7 @@ def drop(
     config: str | None, ids: tuple[str, ...], is_all: bool, model: str | None, reason: str, yes: bool, is_json: bool
 ) -> None:
     """Delete dead letters for good. Nothing of them is left."""
-    with reached(load(config)) as link:
+    with reached(load_or_in_force(config)) as link:
         count = sum(letters.drop(link, page) for page in _pages(link, "drop", ids, is_all, model, reason, yes))
         _noted(link, "drop", count, ids, model, reason)
     print_json({"dropped": count}) if is_json else click.echo(f"dropped {count} dead {_noun(count)}")

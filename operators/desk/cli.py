@@ -9,7 +9,7 @@ import click
 
 from broker.connection import Link
 from broker.errors import SupervisorError
-from broker.settings import Settings, load
+from broker.settings import Settings
 from operators import applied, audited
 from operators.autoscale import standing
 from operators.completion.complete import complete_model, complete_slot
@@ -18,7 +18,7 @@ from operators.desk.alone import alone
 from operators.desk.draining import Drained
 from operators.desk.rolling import Restarted, Rolling
 from operators.reach import reached
-from operators.screen.cli import Seconds, as_json, ask, print_json, say, with_reason, with_yes
+from operators.screen.cli import Seconds, as_json, ask, load_or_in_force, print_json, say, with_reason, with_yes
 from operators.supervisor import Supervisor
 from operators.table import count_of
 
@@ -53,7 +53,7 @@ def restart(
     One at a time: a spare takes a slot's place where memory and a number are free, else the slot stops and starts again while
     others serve; the next follows when the last is ready. When one is not ready in time, the rest is left alone, exit code 1.
     """
-    settings = load(config)
+    settings = load_or_in_force(config)
     with _pool(settings) as (link, supervisor), alone(settings):
         chosen = targets.choose(settings, link, supervisor, model=model, slot=slot)
         if not is_rolling:
@@ -86,7 +86,7 @@ def drain(config: str | None, model: str, slot: int | None, reason: str, is_agre
     What they only read ahead goes back to its queue unharmed. Fewer slots are wanted from then on, until `penstock scale`, or
     `down` and `up`.
     """
-    settings = load(config)
+    settings = load_or_in_force(config)
     with _pool(settings) as (link, supervisor):
         chosen = targets.choose(settings, link, supervisor, model=model, slot=slot)
         ask(f"take {targets.told(chosen)} out of service?", is_agreed=is_agreed)

@@ -44,13 +44,11 @@ def drain(settings: Settings, link: Link, supervisor: Supervisor, targets: Seque
         }
         before = per_model(held)
         wanted = {model: before[model] - count for model, count in Counter(leaving.values()).items()}
-        for model, count in wanted.items():
-            roster.want(link, host, model, count)
         most_s = stop_wait_s(settings)
         with telling(
             say, f"{count_of(len(leaving), 'slot')} to drain", most_s=most_s, then="supervisord kills it then"
         ):
-            take_out(settings, link, supervisor, leaving)
+            take_out(settings, link, supervisor, leaving, wanted=wanted)
     depths = {model: link.call_all(roster.depth_commands(model))[:4] for model in wanted}
     queued = {model: sum(one for one in found if isinstance(one, int)) for model, found in depths.items()}
     return Drained(tuple(sorted(leaving)), {model: before[model] for model in wanted}, wanted, queued)

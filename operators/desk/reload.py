@@ -14,6 +14,7 @@ from contextlib import closing
 import msgspec
 
 from broker import overlap, roster
+from broker.arrangement import arrange
 from broker.connection import LOST, Link, ResponseError
 from broker.errors import ConfigError, PenstockError, SupervisorError
 from broker.roster import Assignment
@@ -24,16 +25,16 @@ from operators.desk.alone import alone
 from operators.desk.checking import names
 from operators.desk.differences import Difference
 from operators.desk.draining import drain
+from operators.desk.reassigning import put_back, reassigned, send_away
 from operators.desk.rolling import Restarted, Rolling
 from operators.desk.targets import Target, choose
 from operators.desk.unapplied import compare
-from operators.placement import is_as_wished
-from operators.plan import assignment, check_artifact
+from operators.plan import check_artifact
 from operators.pool_lock import changing
 from operators.reach import reach
 from operators.supervisor import Supervisor
 from operators.table import numbered
-from operators.wishes import passing, per_model, placed
+from operators.wishes import passing, per_model
 
 Say = Callable[[str], None]
 
@@ -142,12 +143,11 @@ def _restart(plan: Reload, link: Link, supervisor: Supervisor, timeout_s: float,
     rolling = Rolling(plan.now, link, supervisor, timeout_s=timeout_s, say=say)
     with changing(plan.now):
         held = roster.assignments(link, plan.now.host)
-        fresh = _reassigned(plan.now, link, held)
+        fresh = reassigned(plan.now, link, held)
         applied.begin(plan.now, plan.text)
     try:
         with changing(plan.now):
-            for number, given in fresh.items():
-                roster.assign(link, plan.now.host, number, given)
+            arrange(link, plan.now.host, wanted={}, assigned=fresh)
             renewing.renew_agent(plan.differences, link, supervisor)
         # Chosen only now: what started before the new settings were in force has to start again, by whomever it was started.
         targets = [one for model in plan.restarts for one in choose(plan.now, link, supervisor, model=model)]
@@ -166,44 +166,22 @@ def _take_back(plan: Reload, supervisor: Supervisor, held: Mapping[int, Assignme
     cannot be put back, `config diff` still tells."""
     try:
         with changing(plan.now), closing(reach(plan.now)) as link:  # the other one may be what broke
-            _put_back(plan.now, link, held)
+            came = put_back(plan.now, link, held)
             applied.give_up(plan.now)
             renewing.renew_agent(plan.differences, link, supervisor)
+            send_away(plan.now, link, supervisor, came.strangers)
     except (PenstockError, ResponseError, *LOST) as error:
         return f"the settings of before could not be put back ({error}); see `penstock config diff`"
     said = "the settings of before are in force again"
-    if rolling.done:
-        said += f"; with the new ones run, until they restart: {numbered(one.now for one in rolling.done)}"
+    if new := sorted({*(one.now for one in rolling.done), *came.added}):
+        said += f"; with the new ones run, until they restart: {numbered(new)}"
+    if came.strangers:
+        said += f"; drained, for they serve what the pool does not know: {numbered(came.strangers)}"
     if rolling.halfway is not None:  # it would go on loading with the new ones
         with contextlib.suppress(PenstockError, ResponseError, *LOST):
             rolling.start_over(rolling.halfway)
             said += f"; slot {rolling.halfway} starts again with them"
     return said
-
-
-def _reassigned(settings: Settings, link: Link, held: Mapping[int, Assignment]) -> dict[int, Assignment]:
-    """Those of changed artifacts and devices; slots read them when they start. Where `auto` placed a slot before, it stays."""
-    changed = {}
-    for number, given in held.items():
-        if given.model in settings.models:
-            wish = assignment(settings, given.model)
-            if is_as_wished(given.device, wish.device):
-                wish = msgspec.structs.replace(wish, device=given.device)
-            if wish != given:
-                changed[number] = wish
-    return placed(settings, link, changed)
-
-
-def _put_back(settings: Settings, link: Link, held: Mapping[int, Assignment]) -> None:
-    """Every slot gets what it, or the one whose place it took, was assigned before."""
-    found = roster.assignments(link, settings.host)
-    left = [given for number, given in held.items() if number not in found]
-    for number, given in found.items():
-        old = held.get(number) or next((one for one in left if one.model == given.model), None)
-        if number not in held and old is not None:
-            left.remove(old)
-        if old is not None and old.model == given.model and old != given:
-            roster.assign(link, settings.host, number, old)
 
 
 def _come_and_go(

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 
 import click
 
-from broker.settings import load
 from operators import table
 from operators.completion.complete import complete_model
 from operators.jobs import listing, trail
 from operators.jobs.life import Life, Step
 from operators.jobs.listing import Listed
 from operators.reach import reached  # as the operator: the monitor may read no results, nor tell how a job ended
-from operators.screen.cli import Seconds, as_json, print_json, print_lines
+from operators.screen.cli import Seconds, as_json, load_or_in_force, print_json, print_lines
 from operators.table import age, clean, cut, size
 
 LISTED = 50
@@ -46,7 +45,7 @@ def show(config: str | None, id: str, search_s: float, is_json: bool) -> None:
 
     ID is what submit gave: model:client-number. Exit code 1 when nothing is known of it.
     """
-    with reached(load(config)) as link:
+    with reached(load_or_in_force(config)) as link:
         found = trail.show(link, id, search_s=search_s)
     print_json(found) if is_json else _print_life(found)
     if found.state == "unknown":
@@ -63,8 +62,9 @@ def show(config: str | None, id: str, search_s: float, is_json: bool) -> None:
 @click.pass_obj
 def ls(config: str | None, model: str, state: listing.State | None, limit: int, is_json: bool) -> None:
     """List jobs of MODEL, those first that are served first."""
-    with reached(load(config)) as link:
-        now_ms, found = listing.listed(link, model, state, limit=limit, models=load(config).models)
+    settings = load_or_in_force(config)
+    with reached(settings) as link:
+        now_ms, found = listing.listed(link, model, state, limit=limit, models=settings.models)
     if is_json:
         print_json(found)
     elif found:

@@ -9,11 +9,11 @@ from datetime import datetime
 import click
 import msgspec
 
-from broker.settings import load
 from operators.completion.complete import complete_program
 from operators.logs import lines
 from operators.logs.follower import Follower
 from operators.logs.lines import Line
+from operators.screen.cli import load_or_in_force
 
 SHOWN = 50
 POLL_S = 0.25
@@ -43,7 +43,7 @@ def logs(
 
     Reads the rotated files too, as far back as they go, and follows over a rotation.
     """
-    folder = load(config).var / "log"
+    folder = load_or_in_force(config).var / "log"
     since = lines.since(since_text, datetime.now().astimezone()) if since_text else None
     if count is None:
         count = None if since else SHOWN

@@ -10,13 +10,13 @@ import click
 
 from broker import audit, runs
 from broker.runs import Ask
-from broker.settings import Settings, load
+from broker.settings import Settings
 from operators.completion.complete import complete_run
 from operators.reach import reached
 from operators.runs import told
 from operators.runs.screen.cli import print_field, timeout, wait, wait_for
 from operators.runs.submit.cli import check, submit
-from operators.screen.cli import as_json, print_json, print_lines, say, with_reason, with_yes
+from operators.screen.cli import as_json, load_or_in_force, print_json, print_lines, say, with_reason, with_yes
 from operators.screen.cli import ask as agree
 
 LISTED = 50
@@ -40,7 +40,7 @@ run.add_command(check)
 @click.pass_obj
 def ls(config: str | None, limit: int, is_json: bool) -> None:
     """List runs, newest first; those that ended are remembered for runs.keep_days."""
-    with reached(load(config)) as link:
+    with reached(load_or_in_force(config)) as link:
         found = runs.views(link)[:limit]
     if is_json:
         print_json(found)
@@ -56,7 +56,7 @@ def ls(config: str | None, limit: int, is_json: bool) -> None:
 @click.pass_obj
 def show(config: str | None, id: str, is_json: bool) -> None:
     """Show all that is known of run ID, and what to do next."""
-    with reached(load(config)) as link:
+    with reached(load_or_in_force(config)) as link:
         view = runs.view(link, id)
     if is_json:
         print_json(view)
@@ -72,7 +72,7 @@ def show(config: str | None, id: str, is_json: bool) -> None:
 @click.pass_obj
 def watch(config: str | None, id: str, timeout_s: float | None, is_json: bool) -> None:
     """Follow run ID until it ends; exit codes as of `submit --wait`. Interrupting it leaves the run alone."""
-    settings = load(config)
+    settings = load_or_in_force(config)
     with reached(settings) as link:
         runs.view(link, id)
     wait(settings, id, timeout_s, is_json)
@@ -85,7 +85,7 @@ def watch(config: str | None, id: str, timeout_s: float | None, is_json: bool) -
 @click.pass_obj
 def pause(config: str | None, id: str, reason: str, is_json: bool) -> None:
     """Stop run ID behind the rows it has sent; what is done stays done, and `resume` goes on from there."""
-    _ask(load(config), id, "pause", reason, is_json)
+    _ask(load_or_in_force(config), id, "pause", reason, is_json)
 
 
 @run.command(short_help="Let one go on that was paused or failed.")
@@ -96,7 +96,7 @@ def pause(config: str | None, id: str, reason: str, is_json: bool) -> None:
 @click.pass_obj
 def resume(config: str | None, id: str, is_waiting: bool, reason: str, is_json: bool) -> None:
     """Let run ID go on where it stopped: it was paused, or failed for a reason that is mended."""
-    _ask(load(config), id, "resume", reason, is_json, is_waiting=is_waiting)
+    _ask(load_or_in_force(config), id, "resume", reason, is_json, is_waiting=is_waiting)
 
 
 @run.command(short_help="End one and throw away what it has done.")
@@ -107,7 +107,7 @@ def resume(config: str | None, id: str, is_waiting: bool, reason: str, is_json: 
 @click.pass_obj
 def cancel(config: str | None, id: str, is_agreed: bool, reason: str, is_json: bool) -> None:
     """End run ID and throw its parts away; nothing stands under the output's name."""
-    settings = load(config)
+    settings = load_or_in_force(config)
     with reached(settings) as link:
         view = runs.view(link, id)
     if not view.is_final:
@@ -123,7 +123,7 @@ def cancel(config: str | None, id: str, is_agreed: bool, reason: str, is_json: b
 @click.pass_obj
 def retry(config: str | None, id: str, is_waiting: bool, reason: str, is_json: bool) -> None:
     """Score the rows of run ID again that failed, and no others; the output is written anew with them."""
-    _ask(load(config), id, "retry", reason, is_json, is_waiting=is_waiting)
+    _ask(load_or_in_force(config), id, "retry", reason, is_json, is_waiting=is_waiting)
 
 
 @run.command(short_help="List the rows that failed, with reasons.")
@@ -133,7 +133,7 @@ def retry(config: str | None, id: str, is_waiting: bool, reason: str, is_json: b
 @click.pass_obj
 def errors(config: str | None, id: str, limit: int, is_json: bool) -> None:
     """List the rows of run ID that failed: number from 0, key columns, reason. The output's `error` column has all of them."""
-    with reached(load(config)) as link:
+    with reached(load_or_in_force(config)) as link:
         view = runs.view(link, id)
         found = runs.errors(link, id, limit)
     if is_json:
@@ -155,7 +155,7 @@ def list_schedules(config: str | None, is_json: bool) -> None:
     """Show [schedules] of pool.toml: when each is next due, in UTC, and what became of its last time."""
     from operators.runs.calendar import calendar
 
-    settings = load(config)
+    settings = load_or_in_force(config)
     with reached(settings) as link:
         found = calendar(settings, link)
     if is_json:

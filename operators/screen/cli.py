@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from math import isnan
+from math import isfinite
 from typing import Any
 
 import click
 import msgspec
 
-from broker.errors import PenstockError
+from broker.errors import ConfigError, PenstockError
+from broker.settings import Settings, load
 from operators.finding import Finding
 
 as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON for programs.")
@@ -18,14 +19,22 @@ with_reason = click.option("--reason", default="", metavar="TEXT", help="Why, fo
 with_yes = click.option("--yes", "is_agreed", is_flag=True, help="Do not ask.")
 
 
-class Seconds(click.FloatRange):
-    """A span within a range. nan is in every range, and none: it would be waited for without an end."""
+class Number(click.FloatRange):
+    """A finite number within a range. nan is in every range, and inf in each that has no end: no limit would hold, no wait end."""
+
+    called = "no finite number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
-        if isnan(number):
-            self.fail(f"{value} is no number of seconds", param, ctx)
+        if not isfinite(number):
+            self.fail(f"{value} is {self.called}", param, ctx)
         return number
+
+
+class Seconds(Number):
+    """A span of time."""
+
+    called = "no number of seconds"
 
 
 COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -44,6 +53,30 @@ def ask(question: str, *, is_agreed: bool) -> None:
         raise click.UsageError("this asks first, and no terminal is there to answer; give --yes")
     if not click.confirm(question, err=True):
         raise PenstockError("nothing was changed; answer y, or give --yes")
+
+
+def ask_at_terminal(question: str, *, is_agreed: bool) -> None:
+    """As `ask`, for what supervision and scripts do as well and what loses nothing: without a terminal nobody is asked."""
+    if sys.stdin.isatty():
+        ask(question, is_agreed=is_agreed)
+
+
+def load_or_in_force(config: str | None) -> Settings:
+    """Settings for a command that looks at the pool or acts on the one that runs: those of pool.toml, and where that is broken
+    those the running pool was given, which is said. Raises ConfigError as `load` does where no pool runs."""
+    try:
+        return load(config)
+    except ConfigError as error:
+        from operators.fallback import in_force_of_broken
+
+        found = in_force_of_broken(config)
+        if found is None:
+            raise
+        why = " ".join(str(error).split())
+        say(
+            f"pool.toml is broken ({why}); this goes by the settings in force of the running pool, {found.var}/applied.toml"
+        )
+        return found
 
 
 def print_json(value: Any) -> None:

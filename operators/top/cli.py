@@ -10,8 +10,7 @@ import click
 import msgspec
 
 from broker.errors import PenstockError
-from broker.settings import load
-from operators.screen.cli import Seconds, print_json
+from operators.screen.cli import Seconds, load_or_in_force, print_json
 from operators.status import Sight
 from operators.top import lines
 from operators.top.frame import Frame
@@ -39,7 +38,7 @@ def top(config: str | None, interval: float, once: bool, is_json: bool) -> None:
     Rates are of the last five seconds; the first look tells those that slots measured. ROWS and FILL: rows in a batch, and their share of
     the model's largest. MEMORY, DEVICE: what is used, and MB above the slot's baseline. Where the output is no terminal, a plain table a look.
     """
-    sight = Sight(load(config))
+    sight = Sight(load_or_in_force(config))
     look = Looks(sight)
     try:
         if not once and not is_json and sys.stdout.isatty():

@@ -13,7 +13,7 @@ from broker.errors import ConfigError
 from broker.settings import Settings, load, unknown
 from operators import devices, placement
 from operators.completion.complete import complete_model
-from operators.screen.cli import as_json, print_json, print_lines, say
+from operators.screen.cli import Number, Seconds, as_json, print_json, print_lines, say
 from operators.tune import paper, save
 from operators.tune.conduct import Conductor, Tuned, Wishes
 from operators.tune.decide import Target
@@ -35,13 +35,13 @@ FREE_SHARE = 0.9  # of the memory that is free, where nobody says
 )
 @click.option(
     "--latency-ms",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     metavar="MS",
     help="What 99 of 100 jobs shall stay under.",
 )
 @click.option(
     "--memory-mb",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True, max=1e9),
     metavar="MB",
     help="For all slots on the device; else what is free.",
 )
@@ -51,7 +51,7 @@ FREE_SHARE = 0.9  # of the memory that is free, where nobody says
 @click.option("--device", metavar="DEVICE", help="Instead of pool.toml's.")
 @click.option(
     "--budget-s",
-    type=click.FloatRange(min=1, max=3600),
+    type=Seconds(min=1, max=3600),
     default=BUDGET_S,
     show_default=True,
     metavar="SECONDS",

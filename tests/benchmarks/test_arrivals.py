@@ -43,7 +43,7 @@ def test_a_job_that_is_sent_late_is_charged_from_when_it_was_due(monkeypatch: py
         async def __aexit__(self, *_: object) -> None:
             pass
 
-        async def infer(self, *_: object) -> None:
+        async def infer(self, *_: object, **__: object) -> None:
             self.calls += 1
             if self.calls == 2:  # the first of the schedule; the call before it warms up
                 import time
@@ -51,7 +51,7 @@ def test_a_job_that_is_sent_late_is_charged_from_when_it_was_due(monkeypatch: py
                 time.sleep(0.06)
 
     monkeypatch.setattr(arrivals, "AsyncProducer", Stalling)
-    took_s, late_s = asyncio.run(arrivals._run("", "m", np.zeros((1, 1), np.float32), [0.0, 0.02, 0.04]))
+    took_s, late_s = asyncio.run(arrivals._run("", "m", np.zeros((1, 1), np.float32), [0.0, 0.02, 0.04], "high"))
     assert late_s[1] >= 0.03
     assert late_s[2] >= 0.01
     assert all(took >= late for took, late in zip(took_s, late_s, strict=True))

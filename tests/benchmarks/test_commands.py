@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from benchmarks import demo, readme
+from benchmarks import beside, demo, readme
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.scale import __main__ as scale
 
@@ -21,7 +21,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("main", [demo.main, readme.main, gpu.main, scale.main])
+@pytest.mark.parametrize("main", [beside.main, demo.main, readme.main, gpu.main, scale.main])
 def test_help_is_printed_and_a_mistyped_option_refused_and_nothing_runs(
     main: Main, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -116,11 +116,11 @@ def test_an_expired_job_is_ended_unrun_and_its_client_is_told(link: Link, client
 
 def test_expired_jobs_take_no_room(link: Link, client: Client, slot: Slot, other: Slot) -> None:
     # given: three expired in the lane and three among those returned
-    client.submit(3, deadline_ms=30)
+    client.submit(3, deadline_ms=200)
     other.give_back(other.claim())
-    last = client.submit(3, deadline_ms=30)[-1]
+    last = client.submit(3, deadline_ms=200)[-1]
     sent = client.submit(4)
-    wait_past(link, int(last.entry.partition("-")[0]) + 30)
+    wait_past(link, int(last.entry.partition("-")[0]) + 200)
     # when
     found = [job.id for _ in range(5) for job in slot.claim(2)]
     # then

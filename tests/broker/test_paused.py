@@ -97,7 +97,7 @@ def test_a_deadline_that_passes_in_a_paused_lane_ends_the_job_as_expired(
     link: Link, client: Client, slot: Slot, other: Slot
 ) -> None:
     # given one that was returned, one in a slot's hand, one nobody touched, and two that have time
-    sent = client.submit(3, deadline_ms=5)
+    sent = client.submit(3, deadline_ms=200)  # time enough to claim two of them
     (returned, _) = slot.claim(2)
     slot.give_back([returned])
     client.submit(1, deadline_ms=60_000)

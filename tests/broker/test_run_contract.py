@@ -218,6 +218,78 @@ def test_what_cannot_be_asked_says_what_can(link: Link) -> None:
     assert runs.ask(link, "r1", "resume").state == "queued"
 
 
+# --- one output, one run --------------------------------------------------------------------
+
+
+def ended(link: Link, run: str, state: str, output: str = "/out.parquet", **how: Any) -> None:
+    """A run that was worked, and how it ended, a moment before what comes next."""
+    runs.submit(link, request(output=output), run, **how)
+    run_lease.take(link, run, ME)
+    run_lease.note(link, run, ME, {"rows_failed": 2}, leave=state, keep_ms=60_000)
+    wait_until(lambda: (view := runs.view(link, run)).at_ms > view.ended_ms, "the clock goes on")
+
+
+@pytest.mark.parametrize(("what", "state"), [("resume", "failed"), ("retry", "done_with_errors")])
+def test_a_run_that_ended_does_not_go_on_while_another_is_to_write_its_output(
+    link: Link, what: Any, state: str
+) -> None:
+    # given
+    ended(link, "r1", state)
+    before = link.call("HGETALL", keys.run("r1"))
+    # when another run is submitted for its output, and worked, paused
+    runs.submit(link, request(input="/other", output="/out.parquet/"), "r2", if_exists="overwrite")
+    told = (
+        rf"^run r1 cannot {what}: run r2 \({{}}\) writes to /out.parquet now; `penstock run cancel r2`, or submit with"
+    )
+    with pytest.raises(RunError, match=told.format("queued")):
+        runs.ask(link, "r1", what)
+    run_lease.take(link, "r2", OTHER)
+    with pytest.raises(RunError, match=told.format("running")):
+        runs.ask(link, "r1", what)
+    run_lease.note(link, "r2", OTHER, leave="paused")
+    with pytest.raises(RunError, match=told.format("paused")):
+        runs.ask(link, "r1", what)
+    # then nothing was changed, and it goes on once the other has let go
+    assert link.call("HGETALL", keys.run("r1")) == before
+    assert 0 < link.call("PTTL", keys.run("r1")) <= 60_000
+    runs.ask(link, "r2", "cancel")
+    assert runs.ask(link, "r1", what).state == "queued"
+
+
+@pytest.mark.parametrize("how", ["done", "done_with_errors"])
+def test_a_run_that_would_replace_what_another_has_written_since_is_refused(link: Link, how: str) -> None:
+    # given: two that replace what stands there, and one that would refuse to
+    ended(link, "r1", "done_with_errors")
+    ended(link, "r2", "failed", if_exists="overwrite")
+    ended(link, "r3", "failed", output="/elsewhere")
+    # when
+    ended(link, "r4", how, if_exists="overwrite")
+    # then
+    told = (
+        rf"run r4 \({how}\) has written /out.parquet since; submit with --if-exists overwrite, or with another output"
+    )
+    for run, what in (("r1", "retry"), ("r2", "resume")):
+        with pytest.raises(RunError, match=f"^run {run} cannot {what}: {told}$"):
+            runs.ask(link, run, what)  # type: ignore[arg-type]
+    with pytest.raises(RunError, match=f"^{told}$"):
+        runs.submit(link, request(), "r2")
+    assert runs.submit(link, request(), "r2", if_exists="overwrite")[1], "the mend it names"
+    assert runs.ask(link, "r3", "resume").state == "queued"
+
+
+def test_what_was_written_before_a_run_ended_is_its_own_to_replace(link: Link) -> None:
+    ended(link, "r1", "done")
+    ended(link, "r2", "done_with_errors", if_exists="overwrite")
+    assert runs.ask(link, "r2", "retry").state == "queued"
+
+
+def test_a_run_that_ended_and_wrote_nothing_holds_no_output(link: Link) -> None:
+    ended(link, "r1", "done_with_errors")
+    for run, state in (("r2", "failed"), ("r3", "cancelled")):
+        ended(link, run, state, if_exists="overwrite")
+    assert runs.ask(link, "r1", "retry").state == "queued"
+
+
 # --- rows and programs ----------------------------------------------------------------------
 
 

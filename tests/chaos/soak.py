@@ -52,7 +52,7 @@ def main() -> int:
     until = time.monotonic() + options.seconds
     samples: list[Held] = []
     broken: list[str] = []
-    with staged() as stage:
+    with staged(runs={"workers": 1}) as stage:
         while time.monotonic() < until or len(samples) < 3:
             case = CASES[len(samples) % len(CASES)]
             size = ["--quick"] if options.quick else []

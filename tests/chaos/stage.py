@@ -206,6 +206,7 @@ def _settings(folder: Path, url: str, slots: int, most_slots: int, sections: dic
     tables: dict[str, dict[str, Any]] = {
         "redis": {"url": url},
         "pool": {"host": HOST, "most_slots": most_slots, **sections.pop("pool", {})},
+        "runs": {"workers": 0, **sections.pop("runs", {})},  # its program takes a second of a core to start
         "slot": {**SLOT, **sections.pop("slot", {})},
         **sections,
         f"models.{fake.MODEL}": model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,12 +18,20 @@ from tests.chaos.run import Told
 AT_ONCE = 3  # a case mostly waits for processes; they share nothing
 ROOT = Path(__file__).resolve().parent.parent.parent
 WITHIN_S = 100
+ENDS_WITHIN_S = 15
 
 
 def _play(name: str, report: Path) -> str:
     command = [sys.executable, "-m", "tests.chaos", "--small", "--case", name, "--report", str(report)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=WITHIN_S, check=False)
-    return done.stdout + done.stderr
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            return process.communicate(timeout=WITHIN_S)[0]
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)  # it takes its pool down; killed, it would leave that behind
+            try:
+                return process.communicate(timeout=ENDS_WITHIN_S)[0]
+            finally:
+                process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +51,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple
 @pytest.mark.parametrize("name", [case.name for case in CASES])
 def test_the_promise_is_kept(name: str, played: dict[str, tuple[Path, Future[str]]]) -> None:
     report, output = played[name]
-    said = output.result(WITHIN_S)
+    said = output.result(WITHIN_S + ENDS_WITHIN_S)
     assert report.exists(), said
     (told,) = msgspec.json.decode(report.read_bytes(), type=list[Told])
     if told.verdict == "skipped":

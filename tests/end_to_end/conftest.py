@@ -20,17 +20,20 @@ def quiet(_: str) -> None:
 
 
 @pytest.fixture
-def pooled() -> Iterator[Callable[[str], Settings]]:
-    """Starts a pool with the mlp model; the argument is added to pool.toml. It is taken down after the test."""
+def pooled() -> Iterator[Callable[..., Settings]]:
+    """Starts a pool with the mlp model; the argument is added to pool.toml. It is taken down after the test.
+
+    Without the runs program, which takes a second of a core to start, unless it is asked for.
+    """
     # Not tmp_path: its name is too long for a socket.
     with tempfile.TemporaryDirectory(prefix="pool-", dir="/tmp") as name:
         folder = Path(name)
         started: list[Settings] = []
 
-        def start(extra: str = "", *, slots: int = 2) -> Settings:
+        def start(extra: str = "", *, slots: int = 2, runs: int = 0) -> Settings:
             models.mlp(folder / "mlp")
             (folder / "pool.toml").write_text(
-                f'[pool]\nmost_slots = 4\nhost = "box"\n[models.mlp]\nartifact = "mlp"\nslots = {slots}\n{extra}'
+                f'[pool]\nmost_slots = 4\nhost = "box"\n[runs]\nworkers = {runs}\n[models.mlp]\nartifact = "mlp"\nslots = {slots}\n{extra}'
             )
             chosen = settings.load(str(folder / "pool.toml"), environ={})
             started.append(chosen)

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -436,10 +437,15 @@ def test_a_batch_that_ends_while_redis_is_away_is_settled_late(tmp_path_factory:
 ROWS = [line for line in (ROOT / "docs" / "errors.md").read_text().splitlines() if line.startswith("|") and "`" in line]
 
 
+@cache
+def names_in(file: str) -> frozenset[str]:
+    tree = ast.parse((ROOT / "tests" / file).read_text())
+    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+
+
 @pytest.mark.parametrize("line", ROWS, ids=[line.split("|")[1].strip() for line in ROWS])
 def test_every_row_of_the_table_of_errors_names_tests_that_exist(line: str) -> None:
     named = re.findall(r"`([\w/]+\.py)::(\w+)`", line.split("|")[-2])
     assert named, "a row without a test"
     for file, name in named:
-        tree = ast.parse((ROOT / "tests" / file).read_text())
-        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{file} has no {name}"
+        assert name in names_in(file), f"{file} has no {name}"

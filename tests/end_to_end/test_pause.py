@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from broker.settings import Settings
 from operators import status
 from producer import JobExpired, Producer, ResultTimeout
 from tests.end_to_end.test_pool import counter, rows
+from tests.operators.conftest import penstock as typed
 from tests.wait import wait_until
 
 Start = Callable[..., Settings]
@@ -24,10 +22,7 @@ Connect = Callable[[Settings], Link]
 
 def penstock(chosen: Settings, *arguments: str) -> str:
     """The command as typed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "operators.cli", "--config", str(chosen.path), *arguments], text=True,
-        capture_output=True, timeout=60, env=os.environ.copy(), check=False, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+    done = typed(*arguments, config=Path(chosen.path))
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -114,7 +114,7 @@ def test_a_run_goes_on_after_kill_9_of_its_program_a_slot_and_redis_and_after_te
     pooled: Start, pool_link: Connect, inputs: Inputs
 ) -> None:
     # given
-    chosen = pooled(slots=1)
+    chosen = pooled(slots=1, runs=1)
     link = pool_link(chosen)
     source, x = inputs(16_000)
     run = submit(link, request(source, rate=4000.0))
@@ -143,7 +143,7 @@ def progress(link: Link, run: str) -> int:
 def test_20_kills_at_random_points_lose_no_row_and_write_none_twice(
     pooled: Start, pool_link: Connect, inputs: Inputs
 ) -> None:
-    chosen = pooled(slots=1)
+    chosen = pooled(slots=1, runs=1)
     link = pool_link(chosen)
     source, x = inputs(100_000)
     run = submit(link, request(source, rate=1200.0))

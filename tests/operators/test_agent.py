@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from broker import keys, overlap, roster, settings
+from broker.arrangement import arrange
 from broker.connection import Link
 from broker.overlap import Request
 from operators import agent, pool, pool_lock, status, supervision
@@ -173,6 +174,17 @@ def test_a_model_scaled_to_none_gets_nothing_back(running: Supervisor, link: Lin
     found = [one.mend for one in status.snapshot(running.settings).problems]
     pool.scale(running.settings, "tiny", 2)
     assert found == ["penstock scale tiny 2"]
+
+
+def test_a_drain_of_all_slots_that_was_killed_behind_its_word_is_finished_by_the_agent(
+    running: Supervisor, link: Link
+) -> None:
+    try:
+        arrange(link, "box", wanted={"tiny": 0}, assigned={0: None, 1: None})
+        wait_until(lambda: {running.slots()[number].state for number in (0, 1)} == {"STOPPED"})
+        assert ("surplus", "it is assigned to nothing") in kinds(link, "box/1")
+    finally:
+        pool.scale(running.settings, "tiny", 2)
 
 
 @pytest.mark.parametrize("is_running", [True, False])

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from operators.artifacts.cli import models
 from operators.cli import cli
 from operators.supervisor import Supervisor
-from tests.operators.conftest import penstock
+from tests.operators.conftest import penstock, penstock_alone
 
 
 def commands(group: click.Group, *names: str) -> list[tuple[str, ...]]:
@@ -32,7 +32,7 @@ def test_every_command_has_help(path: tuple[str, ...]) -> None:
 
 
 def test_help_lists_submit_without_importing_the_producer(folder: Path) -> None:
-    answer = penstock("--help", config=folder / "pool.toml")
+    answer = penstock_alone("--help", config=folder / "pool.toml")
     assert answer.returncode == 0
     assert "submit" in answer.stdout
 
@@ -57,7 +57,7 @@ def test_a_pool_that_is_down_is_one_line_for_scale_and_a_snapshot_for_status(fol
 
 
 def test_wrong_usage_exits_with_2(folder: Path) -> None:
-    answer = penstock("scale", "tiny", "minus-one", config=folder / "pool.toml")
+    answer = penstock_alone("scale", "tiny", "minus-one", config=folder / "pool.toml")
     assert answer.returncode == 2
     assert "Traceback" not in answer.stderr
 
@@ -84,7 +84,7 @@ def test_models_seal_and_verify_agree(folder: Path) -> None:
 
 def test_the_commands_in_their_order(running: Supervisor, folder: Path) -> None:
     config = folder / "pool.toml"
-    answer = penstock("status", config=config)
+    answer = penstock_alone("status", config=config)
     assert answer.returncode == 0
     assert "\x1b[" not in answer.stdout
     assert "box/1" in answer.stdout
@@ -95,6 +95,6 @@ def test_the_commands_in_their_order(running: Supervisor, folder: Path) -> None:
     assert "append-only file is on" in answer.stdout
     assert "the agent beats (pid " in answer.stdout
     assert "slots load it at their next start" in penstock("models", "seal", "tiny", config=config).stdout
-    answer = penstock("down", config=config)
+    answer = penstock_alone("down", config=config)
     assert answer.stdout == "the pool is down; drained slots 0, 1\n"
     assert penstock("down", config=config).stdout == "the pool is not up; nothing to do\n"

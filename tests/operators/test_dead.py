@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,11 @@ from broker import audit, codec, keys, roster
 from broker.connection import Link
 from broker.messages import Kind
 from broker.spec import Limits
-from operators.cli import cli, main
+from operators.cli import cli
 from operators.dead.cli import dead
 from producer import Producer
 from tests.broker.actors import MODEL, Client, Slot, depths, publish
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.operators.conftest import Run
 
 
 @pytest.fixture
@@ -36,19 +35,12 @@ def link(redis_url: str) -> Iterator[Link]:
 
 
 @pytest.fixture
-def penstock(link: Link, redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:  # fmt: skip
+def penstock(link: Link, redis_url: str, tmp_path: Path, typed: Run, monkeypatch: pytest.MonkeyPatch) -> Run:  # fmt: skip
     """The command as typed, in this process: (exit code, stdout, stderr)."""
     config = tmp_path / "pool.toml"
     config.write_text(f'[redis]\nurl = "{redis_url}"\n')
     monkeypatch.setenv("PENSTOCK_CONFIG", str(config))
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main(arguments)
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return run
+    return typed
 
 
 def bury(link: Link, count: int = 1, data: bytes = b"a secret input", **options: Any) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +12,13 @@ import pytest
 from broker import keys, paused, roster
 from broker.connection import Link
 from broker.errors import InvalidInput
-from operators.cli import main
 from operators.dead import letters
 from operators.jobs import listing, trail
 from operators.jobs.life import Life
 from tests.broker.actors import MODEL, Client, Sent, Slot, publish
+from tests.operators.conftest import Run
 
 SECRET = b"a secret input of a job"
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -46,19 +44,12 @@ def slot(link: Link) -> Slot:
 
 
 @pytest.fixture
-def penstock(link: Link, redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:  # fmt: skip
+def penstock(link: Link, redis_url: str, tmp_path: Path, typed: Run, monkeypatch: pytest.MonkeyPatch) -> Run:  # fmt: skip
     """The command as typed, in this process: (exit code, stdout, stderr)."""
     config = tmp_path / "pool.toml"
     config.write_text(f'[redis]\nurl = "{redis_url}"\n')
     monkeypatch.setenv("PENSTOCK_CONFIG", str(config))
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main(arguments)
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return run
+    return typed
 
 
 def life(link: Link, job: Sent | str) -> Life:

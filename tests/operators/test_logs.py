@@ -17,14 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.errors import ConfigError
-from operators.cli import main
 from operators.logs import files, lines, tail
 from operators.logs.follower import Follower
 from operators.logs.tail import Tail
-from tests.operators.conftest import ROOT
+from tests.operators.conftest import ROOT, Run
 from tests.wait import wait_until
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -35,16 +32,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def penstock(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def penstock(folder: Path, typed: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("PENSTOCK_VAR_DIR", str(folder.parent))
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main(arguments)
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return run
+    return typed
 
 
 def ours(event: str, at: str, **fields: object) -> str:

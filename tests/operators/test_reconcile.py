@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 
 from broker.overlap import Request
@@ -41,6 +42,15 @@ def look(reconciler: Reconciler, now: float, *places: Place) -> list[Action]:
 
 def told(actions: list[Action]) -> list[tuple[str, int, str]]:
     return [(action.verb, action.number, action.kind) for action in actions]
+
+
+def test_slots_that_belong_to_nothing_are_stopped_where_all_were_taken_away_and_not_where_redis_was_emptied(
+    reconciler: Reconciler,
+) -> None:
+    left = seen(place(0, assignment=None), place(1, assignment=None))
+    assert reconciler.wanted(left, 0.0) == []
+    meant = msgspec.structs.replace(left, is_meant=True)
+    assert told(reconciler.wanted(meant, 1.0)) == [("stop", 0, "surplus"), ("stop", 1, "surplus")]
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,21 @@ from typing import Any
 
 import pytest
 
-from broker import roster
+from broker import autoscale, keys, roster
+from broker.arrangement import arrange
+from broker.autoscale import Override
 from broker.connection import Link, ResponseError
 from broker.errors import SupervisorError
 from broker.roster import Assignment
 from broker.settings import Settings
 from broker.settings_tables import PoolSettings, RedisSettings
 from operators import agent, hardware
+from operators.agent_view import look
 from operators.deaths import Deaths
 from operators.hardware import Gpu, Hardware
 from operators.places import Action, Place, Seen
 from operators.rounds import Rounds
+from operators.supervisor import Program
 from tests.operators.conftest import wait_until
 
 
@@ -88,17 +92,84 @@ def test_assignments_are_missed_only_while_wanted_has_no_word_of_this_host(
     rounds._link.connect()
     rounds._link.call("FLUSHALL")
     given = Assignment("tiny", "/tiny")
-    rounds._keep(Seen(1, {0: Place(0, "RUNNING", assignment=given), 1: Place(1, "RUNNING", assignment=given)}))
+    kept = rounds._kept
+    kept.keep(rounds._link, Seen(1, {n: Place(n, "RUNNING", assignment=given) for n in (0, 1)}))
     # when they are gone, for however long
     for model, count in said.items():
         roster.want(rounds._link, "box", model, count)
     for at in (2, 1_000_000):
-        rounds._keep(Seen(at, {0: Place(0, "RUNNING"), 1: Place(1, "RUNNING")}))
-    rounds._restore()
+        kept.keep(rounds._link, Seen(at, {0: Place(0, "RUNNING"), 1: Place(1, "RUNNING")}))
+    rounds._give_back()
     # then
     assert roster.assignments(rounds._link, "box") == ({} if said else {0: given, 1: given})
     assert roster.wanted(rounds._link, "tiny") == ({"box": said["tiny"]} if said else {"box": 2})
     rounds._link.close()
+
+
+class Programs:
+    """As supervisord tells of two slots that run."""
+
+    def __init__(self, chosen: Settings) -> None:
+        self.settings = chosen
+
+    def slots(self) -> dict[int, Program]:
+        return {number: Program(f"slot_{number:02d}", "RUNNING", 0, 50, "") for number in (0, 1)}
+
+
+def test_what_an_operator_said_of_autoscaling_is_given_back_with_the_assignments(
+    redis_url: str, tmp_path: Path
+) -> None:
+    # given
+    chosen = settings(redis_url, tmp_path)
+    rounds, _ = agent.build(chosen, Deaths(wake=list))
+    link, kept = rounds._link, rounds._kept
+    link.connect()
+    link.call("FLUSHALL")
+    off, bound = Override(is_off=True), Override(most=3)
+    programs: Any = Programs(chosen)
+    arrange(link, "box", wanted={"tiny": 2}, assigned=dict.fromkeys((0, 1), Assignment("tiny", "/tiny")))
+    for model in ("tiny", "small"):
+        autoscale.override(link, "box", model, off)
+    kept.keep(link, look(link, programs, 1))
+    # when it is emptied, and an operator was quicker with one
+    link.call("FLUSHALL")
+    autoscale.override(link, "box", "small", bound)
+    kept.keep(link, look(link, programs, 2))
+    rounds._give_back()
+    # then
+    assert autoscale.overrides(link, "box") == {"tiny": off, "small": bound}
+    assert roster.wanted(link, "tiny") == {"box": 2}
+    # when one is taken away, it does not come back
+    autoscale.override(link, "box", "tiny", Override())
+    kept.keep(link, look(link, programs, 3))
+    link.call("FLUSHALL")
+    kept.keep(link, look(link, programs, 4))
+    rounds._give_back()
+    assert autoscale.overrides(link, "box") == {"small": bound}
+    # when the key is garbled, the look goes on
+    link.call("DEL", keys.autoscale("box"))
+    link.call("SET", keys.autoscale("box"), "nonsense")
+    assert look(link, programs, 5).overrides == {}
+    link.call("FLUSHALL")
+    link.close()
+
+
+def test_a_look_tells_an_emptied_redis_from_a_pool_whose_slots_were_all_taken_away(
+    redis_url: str, tmp_path: Path
+) -> None:
+    chosen = settings(redis_url, tmp_path)
+    programs: Any = Programs(chosen)
+    link = Link(redis_url)
+    link.connect()
+    link.call("FLUSHALL")
+    link.call("SADD", keys.models(), "tiny")  # slots publish their model again by themselves
+    assert not look(link, programs, 1).is_meant
+    roster.want(link, "other", "tiny", 2)
+    assert not look(link, programs, 2).is_meant
+    roster.want(link, "box", "tiny", 0)
+    assert look(link, programs, 3).is_meant
+    link.call("FLUSHALL")
+    link.close()
 
 
 def test_a_round_that_fails_for_a_reason_nobody_foresaw_is_not_the_last(

@@ -17,7 +17,7 @@ from broker import audit, keys
 from broker.connection import Link
 from operators.cli import cli
 from operators.commands.cli import ELSEWHERE, SECTIONS
-from tests.operators.conftest import ROOT, penstock
+from tests.operators.conftest import ROOT, penstock, penstock_alone
 
 POOL = """\
 [pool]
@@ -124,7 +124,7 @@ def test_every_reading_command_prints_json(path: list[str]) -> None:
 
 
 def test_colours_are_for_terminals_and_not_where_no_color_is_set(config: Path) -> None:
-    plain = penstock("status", config=config)
+    plain = penstock_alone("status", config=config)
     assert "\x1b" not in plain.stdout
     for code, environ in ((True, {}), (False, {"NO_COLOR": "1"})):
         shown = subprocess.run(

@@ -176,10 +176,13 @@ def test_a_slot_that_says_nothing_is_judged_by_its_program(
     assert [one.partition("/")[0] for one in told] == ([mend] if mend else [])
 
 
-def test_a_model_that_pool_toml_wants_and_nobody_was_given_is_told(settings: Settings) -> None:
+def test_a_model_that_the_settings_want_and_nobody_was_given_is_told(settings: Settings) -> None:
     assert find_problems(SERVER, (), (), settings, assigned={"tiny": 1}) == []
     (found,) = find_problems(SERVER, (), (), settings, assigned={})
-    assert (found.text, found.mend) == ("tiny: pool.toml wants 2 slots, 0 are assigned", "penstock scale tiny 2")
+    assert (found.text, found.mend) == (
+        "tiny: the settings in force want 2 slots, 0 are assigned",
+        "penstock scale tiny 2",
+    )
 
 
 def test_a_slot_that_is_loading_is_no_error(settings: Settings) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from broker import settings
 from tests import models
-from tests.operators.conftest import penstock
+from tests.operators.conftest import penstock, penstock_alone
 
 POOL = """\
 # kept as it is
@@ -56,7 +56,7 @@ def processes_with(text: str) -> list[str]:
 def test_a_real_model_is_measured_and_pool_toml_written(config: Path) -> None:
     # when
     data = rows(config.parent / "data", 300, 64)
-    answer = penstock("tune", "mlp", "--data", str(data), "--budget-s", "2", "--json", config=config)
+    answer = penstock_alone("tune", "mlp", "--data", str(data), "--budget-s", "2", "--json", config=config)
     # then: what was measured
     assert answer.returncode == 0, answer.stderr
     assert processes_with(str(config)) == []
@@ -64,7 +64,8 @@ def test_a_real_model_is_measured_and_pool_toml_written(config: Path) -> None:
     assert found["model"]["rows"] == 300
     assert [step["rows"] for step in found["steps"]] == sorted(step["rows"] for step in found["steps"])
     assert found["steps"][0]["rows"] == 1
-    assert all(cell["ms"] > 0 and cell["runs"] >= 3 and cell["host_bytes"] > 1e6 for cell in found["cells"])
+    assert all(cell["ms"] > 0 and cell["runs"] >= 1 and cell["host_bytes"] > 1e6 for cell in found["cells"])
+    assert found["cells"][0]["runs"] >= 3, "a busy machine may have no time left for the last"
     assert found["heats"][0]["rows_per_s"] > 0
     # then: what was written, and nothing else
     text = config.read_text()

@@ -12,7 +12,7 @@ from broker.connection import Link
 from broker.errors import RedisUnavailable
 from operators.cli import main
 from operators.commands.cli import SECTIONS
-from tests.operators.conftest import ROOT, penstock
+from tests.operators.conftest import ROOT, penstock, penstock_alone
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from tests.operators.conftest import ROOT, penstock
         ("scale 2 tiny", "invalid value for 'N': 'tiny' is not a valid whole number; see `penstock scale --help`"),
         ("scale tiny +1", "invalid value for 'N': +1 is a difference; say how many slots there shall be in all; see"),
         ("down tiny", "got unexpected extra argument (tiny); usage: penstock down [OPTIONS]"),
-        ("up --timeout nan", "invalid value for '--timeout': nan is no number of seconds to wait; see"),
+        ("up --timeout nan", "invalid value for '--timeout': nan is no number of seconds; see"),
         ("submit --text hi", "missing argument 'MODEL'; usage: penstock submit [OPTIONS] MODEL"),
     ],
 )
@@ -80,7 +80,10 @@ def test_a_pool_that_is_down_gets_nothing_made_by_any_command_but_up(
     assert ("start the pool with `penstock up`" in said["submit tiny --text x"]) == is_embedded
 
 
-def test_status_says_the_mend_of_a_redis_that_is_away_once(folder: Path) -> None:
+def test_status_says_the_mend_of_a_redis_that_is_away_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("broker.connection.time", clock)
+    monkeypatch.setattr(Link, "connect_within", partialmethod(Link.connect_within, wait=clock.sleep))
     config = folder / "pool.toml"
     config.write_text('[redis]\nurl = "redis://127.0.0.1:1"\n' + config.read_text())
     answer = penstock("status", config=config)
@@ -92,13 +95,15 @@ def test_status_says_the_mend_of_a_redis_that_is_away_once(folder: Path) -> None
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.99999, " 1 s "), (0.0, " 0 s ")])
-def test_a_wait_for_redis_is_told_in_round_seconds(seconds: float, text: str) -> None:
+def test_a_wait_for_redis_is_told_in_round_seconds(seconds: float, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("broker.connection.time", clock)
     with pytest.raises(RedisUnavailable, match=f"within{text}"):
-        Link("unix:///nowhere/redis.sock").connect_within(seconds, wait=lambda _: None)
+        Link("unix:///nowhere/redis.sock").connect_within(seconds, wait=clock.sleep)
 
 
 def test_penstock_alone_shows_the_commands_as_they_are_needed(folder: Path) -> None:
-    answer = penstock(config=folder / "pool.toml")
+    answer = penstock_alone(config=folder / "pool.toml")
     assert answer.returncode == 0
     assert answer.stdout.startswith("Usage: penstock [OPTIONS]")
     listed = [line for line in answer.stdout.splitlines() if line.startswith("  ") and not line.startswith("  -")]

@@ -124,9 +124,9 @@ def test_cancel_status_timeout_and_result_by_id_work_as_in_the_sync_client(
         with pytest.raises(ResultTimeout, match="depth 1"):
             await aio.result(other.id, timeout=0.05)
         with Worker(redis_url):
-            np.testing.assert_array_equal((await aio.result(other.id, timeout=5))["y"], ROW * 2)
+            np.testing.assert_array_equal((await aio.result(other.id, timeout=20))["y"], ROW * 2)
         with pytest.raises(ResultExpired):
-            await aio.result(f"{MODEL}:aaaaaaaaaaaa-1", timeout=5)
+            await aio.result(f"{MODEL}:aaaaaaaaaaaa-1", timeout=20)
 
     run(scene)
 
@@ -136,7 +136,7 @@ def test_map_gives_every_result(run: Run, worker: Worker, ordered: bool) -> None
     async def scene(producer: AsyncProducer) -> list[int]:
         inputs = (np.full(4, number, np.float32) for number in range(500))
         got = []
-        async for result in producer.map(MODEL, inputs, window=64, ordered=ordered, timeout=5):
+        async for result in producer.map(MODEL, inputs, window=64, ordered=ordered, timeout=20):
             assert result["y"][0] == 2 * result.index
             got.append(result.index)
         return got
@@ -170,24 +170,24 @@ def test_redis_down_is_told() -> None:
 
 def test_a_cancelled_task_leaves_the_others_alone(run: Run, worker: Worker) -> None:
     async def scene(producer: AsyncProducer) -> None:
-        tasks = [asyncio.create_task(producer.infer(MODEL, ROW, timeout=5)) for _ in range(20)]
+        tasks = [asyncio.create_task(producer.infer(MODEL, ROW, timeout=20)) for _ in range(20)]
         await asyncio.sleep(0)
         for task in tasks[::2]:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(one).__name__ for one in results] == ["CancelledError", "Result"] * 10
-        await producer.infer(MODEL, ROW, timeout=5)
+        await producer.infer(MODEL, ROW, timeout=20)
 
     run(scene)
 
 
 def test_lost_connections_are_made_anew(run: Run, worker: Worker, link: Link) -> None:
     async def scene(producer: AsyncProducer) -> None:
-        await producer.infer(MODEL, ROW, timeout=5)
+        await producer.infer(MODEL, ROW, timeout=20)
         for line in link.call("CLIENT", "LIST").decode().splitlines():
             if " name=worker " not in line:
                 link.call_all([("CLIENT", "KILL", "ID", line.split()[0].removeprefix("id="), "SKIPME", "yes")])
-        await asyncio.gather(*(producer.infer(MODEL, ROW, timeout=5) for _ in range(20)))
+        await asyncio.gather(*(producer.infer(MODEL, ROW, timeout=20) for _ in range(20)))
 
     run(scene)
     assert len(worker.runs) == len(set(worker.runs)) == 21

@@ -62,7 +62,6 @@ def test_without_waiting_the_id_is_printed_and_a_warning_that_nobody_serves(
         (["nobody", "--text", "hello"], None, "no model named 'nobody'"),
         ([MODEL, "--input", "-", "--deadline", "0"], "[0,1,2,3]", "has passed"),
         ([MODEL, "--input", "-", "--timeout", "0.05"], "[0,1,2,3]", "0 slots ready"),
-        ([MODEL, "--input", "-", "--timeout", "nan"], "[0,1,2,3]", "timeout=nan is no number of seconds"),
     ],
 )
 def test_an_error_is_one_line_that_says_the_mend(

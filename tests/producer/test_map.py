@@ -31,7 +31,7 @@ def test_map_gives_every_result_through_a_bounded_window(producer: Producer, wor
 
     # when
     got = []
-    for result in producer.map(MODEL, inputs(), window=64, ordered=ordered, timeout=5):
+    for result in producer.map(MODEL, inputs(), window=64, ordered=ordered, timeout=20):
         got.append(result.index)
         assert result["y"][0] == 2 * result.index
         assert taken <= len(got) + 64
@@ -50,7 +50,7 @@ def test_map_yields_failures_in_their_place_when_asked(producer: Producer, redis
     with Worker(redis_url, odd_fails):
         kinds = [type(one).__name__ for one in producer.map(MODEL, inputs, timeout=5, return_errors=True)]
         with pytest.raises(JobFailed):
-            list(producer.map(MODEL, inputs, timeout=5))
+            list(producer.map(MODEL, inputs, timeout=20))
     assert kinds == ["Result", "JobFailed", "Result", "JobFailed"]
 
 
@@ -60,4 +60,4 @@ def test_a_map_larger_than_the_queue_waits_for_room(
     publish(limits=Limits(max_jobs=50))
     drain_fast(link)
     with Worker(redis_url):
-        assert sum(1 for _ in producer.map(MODEL, [ROW] * 300, timeout=5)) == 300
+        assert sum(1 for _ in producer.map(MODEL, [ROW] * 300, timeout=20)) == 300

@@ -31,7 +31,7 @@ ROW = np.arange(4, dtype=np.float32)
 
 def test_an_inferred_row_comes_back_doubled(producer: Producer, worker: Worker) -> None:
     # when
-    result = producer.infer(MODEL, ROW, timeout=5)
+    result = producer.infer(MODEL, ROW, timeout=20)
     # then
     np.testing.assert_array_equal(result["y"], ROW * 2)
     assert (result.version, result.attempt, result.timings.total_ms) == ("1", 1, 1.75)
@@ -41,8 +41,8 @@ def test_an_inferred_row_comes_back_doubled(producer: Producer, worker: Worker) 
 
 
 def test_many_rows_keep_their_axis(producer: Producer, worker: Worker) -> None:
-    assert producer.infer(MODEL, np.ones((3, 4), "f4"), timeout=5)["y"].shape == (3, 4)
-    assert producer.infer(MODEL, np.ones((1, 4), "f4"), timeout=5)["y"].shape == (1, 4)
+    assert producer.infer(MODEL, np.ones((3, 4), "f4"), timeout=20)["y"].shape == (3, 4)
+    assert producer.infer(MODEL, np.ones((1, 4), "f4"), timeout=20)["y"].shape == (1, 4)
 
 
 def test_a_postprocessed_value_is_plain_python(producer: Producer, redis_url: str) -> None:
@@ -52,14 +52,14 @@ def test_a_postprocessed_value_is_plain_python(producer: Producer, redis_url: st
         return done(job, outcome_codec.pack_descriptor("1", 1, b"\0"), data, note, outcome_codec.VALUE)
 
     with Worker(redis_url, value):
-        result = producer.infer(MODEL, ROW, timeout=5)
+        result = producer.infer(MODEL, ROW, timeout=20)
     assert (result.value, result.outputs) == ({"label": "cat"}, {})
     assert (result.row_errors, result.flags) == ({1: "no such label"}, {0: "y over 5"})
 
 
 def test_a_large_outcome_is_fetched_from_its_result(producer: Producer, worker: Worker) -> None:
     rows = np.random.default_rng(0).random((2000, 4), np.float32)
-    np.testing.assert_array_equal(producer.infer(MODEL, rows, timeout=5)["y"], rows * 2)
+    np.testing.assert_array_equal(producer.infer(MODEL, rows, timeout=20)["y"], rows * 2)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_retried_job_comes_back_with_its_attempt(producer: Producer, redis_url
         return Fault.of(job, "retry", reason="flaky") if job.attempt == 1 else double(job, rows)
 
     with Worker(redis_url, second_time):
-        assert producer.infer(MODEL, ROW, timeout=5).attempt == 2
+        assert producer.infer(MODEL, ROW, timeout=20).attempt == 2
 
 
 def test_a_deadline_that_passes_expires_the_job(producer: Producer, redis_url: str, link: Link) -> None:
@@ -144,14 +144,14 @@ def test_another_client_gets_the_result_by_id(producer: Producer, redis_url: str
         handle = producer.submit(MODEL, ROW)
         assert other.handle(handle.id).status() == "waiting"
         waited: list[np.ndarray] = []
-        thread = threading.Thread(target=lambda: waited.append(other.result(handle.id, timeout=5)["y"]))
+        thread = threading.Thread(target=lambda: waited.append(other.result(handle.id, timeout=20)["y"]))
         thread.start()
         # when
         with Worker(redis_url):
             thread.join(5)
             # then
             np.testing.assert_array_equal(waited[0], ROW * 2)
-            np.testing.assert_array_equal(other.result(handle.id, timeout=5)["y"], ROW * 2)
+            np.testing.assert_array_equal(other.result(handle.id, timeout=20)["y"], ROW * 2)
             np.testing.assert_array_equal(handle.result(5)["y"], ROW * 2)
 
 
@@ -165,12 +165,12 @@ def test_another_client_can_cancel_by_id(producer: Producer, redis_url: str) -> 
 
 def test_an_unknown_id_and_a_result_past_its_ttl_say_so(producer: Producer, worker: Worker, link: Link) -> None:
     with pytest.raises(ResultExpired, match="the id is unknown, or its result is past its TTL"):
-        producer.result(f"{MODEL}:aaaaaaaaaaaa-1", timeout=5)
+        producer.result(f"{MODEL}:aaaaaaaaaaaa-1", timeout=20)
     handle = producer.submit(MODEL, ROW)
     handle.result(5)
     link.call("DEL", keys.result(MODEL, handle.id.removeprefix(f"{MODEL}:")))
     with pytest.raises(ResultExpired):
-        producer.result(handle.id, timeout=5)
+        producer.result(handle.id, timeout=20)
     with pytest.raises(InvalidInput, match="is not a job id"):
         producer.result("nonsense")
 

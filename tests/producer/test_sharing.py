@@ -40,14 +40,14 @@ def test_eight_threads_share_a_producer(producer: Producer, worker: Worker) -> N
 def test_a_forked_child_has_its_own_client_and_leaves_the_parents_sockets(producer: Producer, worker: Worker) -> None:
     # given
     before = producer.submit(MODEL, ROW)
-    producer.infer(MODEL, ROW, timeout=5)
+    producer.infer(MODEL, ROW, timeout=20)
     client = producer.client
     reads, writes = os.pipe()
     # when
     child = os.fork()
     if child == 0:
         try:
-            mine = producer.infer(MODEL, ROW + 1, timeout=5)["y"][0]
+            mine = producer.infer(MODEL, ROW + 1, timeout=20)["y"][0]
             parents = before.result(5)["y"][1]
             is_good = producer.client != client and (mine, parents) == (2, 2)
             os.write(writes, b"good" if is_good else b"bad")
@@ -58,7 +58,7 @@ def test_a_forked_child_has_its_own_client_and_leaves_the_parents_sockets(produc
     assert os.read(reads, 10) == b"good"
     assert producer.client == client
     for _ in range(3):
-        producer.infer(MODEL, ROW, timeout=5)
+        producer.infer(MODEL, ROW, timeout=20)
     os.close(reads)
     os.close(writes)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from broker import acl
-from broker.connection import SCRIPTS, Link
+from broker.connection import SCRIPTS, SHARED, Link
 from broker.errors import ConfigError
 from operators import status
 from tests.security.conftest import Guarded, is_refused
@@ -42,7 +42,7 @@ def needed(script: str) -> set[str]:
 
 def test_every_command_of_a_script_is_a_right_of_each_role_that_runs_it() -> None:
     assert {file.name.removesuffix(".lua") for file in (resources.files("broker") / "scripts").iterdir()
-            if file.name.endswith(".lua")} - {"body", "finish"} == RUN_BY.keys()  # fmt: skip
+            if file.name.endswith(".lua")} - {*SHARED} == RUN_BY.keys()  # fmt: skip
     rights = {name: set(acl.rules(words, (6, 2))) for name, words in acl.read().items()}
     assert [
         f"{role} runs {script}.lua, which calls {command}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from workers.claims import Claims
+from tests.workers.test_batcher import job
+from workers.claims import CLAIM_BYTES, FORGOTTEN_AFTER, Claims
 
 
 def seen(*full: int) -> Claims:
@@ -16,19 +17,19 @@ def seen(*full: int) -> Claims:
 
 
 def test_a_lane_with_a_backlog_gets_the_room_after_a_reserve_for_higher_ones() -> None:
-    assert seen(1).shares(256) == (32, 224, 0)
-    assert seen(0).shares(256) == (256, 0, 0)
-    assert seen(2).shares(256) == (32, 32, 192)
-    assert seen(0, 1, 2).shares(256) == (256, 0, 0)
+    assert seen(1).shares((256, 256, 256)) == (32, 224, 0)
+    assert seen(0).shares((256, 256, 256)) == (256, 0, 0)
+    assert seen(2).shares((256, 256, 256)) == (32, 32, 192)
+    assert seen(0, 1, 2).shares((256, 256, 256)) == (256, 0, 0)
 
 
 def test_without_a_backlog_all_lanes_get_the_same() -> None:
-    assert seen().shares(256) == (85, 85, 85)
+    assert seen().shares((256, 256, 256)) == (85, 85, 85)
 
 
 def test_every_eighth_turn_starts_at_a_lower_lane_the_lowest_and_the_middle_one_in_turns() -> None:
     claims = seen(0, 1, 2)
-    turns = [claims.shares(256) for _ in range(16)]
+    turns = [claims.shares((256, 256, 256)) for _ in range(16)]
     assert (turns[7], turns[15]) == ((0, 0, 256), (0, 256, 0))
     assert turns[:7] == turns[8:15] == [(256, 0, 0)] * 7
 
@@ -38,7 +39,7 @@ def test_every_eighth_turn_starts_at_a_lower_lane_the_lowest_and_the_middle_one_
 def test_shares_never_exceed_the_room(room: int, full: tuple[int, ...]) -> None:
     claims = seen(*full)
     for _ in range(9):
-        counts = claims.shares(room)
+        counts = claims.shares((room, room, room))
         assert sum(counts) <= room
         assert min(counts) >= 0
         assert max(counts) >= 1
@@ -50,7 +51,7 @@ def test_paused_lanes_get_no_room_and_the_others_all_of_it(paused: set[int], ful
     claims = seen(*full)
     claims.pause(frozenset(paused))
     for _ in range(17):
-        counts = claims.shares(256)
+        counts = claims.shares(claims.jobs_in((256, 256, 256)))
         assert not [lane for lane in paused if counts[lane]]
         assert 256 >= sum(counts) > 256 - 256 // 8 - (256 % 3)
     assert claims.has_backlog == bool(set(full) - paused)
@@ -75,3 +76,30 @@ def test_a_dry_queue_has_no_backlog() -> None:
     claims.note_dry(is_dry=True)
     assert claims.is_dry
     assert not claims.has_backlog
+
+
+def test_a_lane_of_large_jobs_leaves_what_it_has_no_use_for_to_those_above() -> None:
+    assert seen(2).shares((32, 32, 1)) == (27, 4, 1)
+    assert seen(2).shares((8, 8, 0)) == (7, 1, 0)
+    assert seen().shares((4, 4, 1)) == (1, 1, 1)
+
+
+def test_the_size_of_jobs_is_known_lane_by_lane() -> None:
+    claims = Claims()
+    for _ in range(12):
+        claims.note_turn([job(lane=2, rows=1500)])
+    assert claims.jobs_in((32, 32, 32)) == (32, 32, 1)
+    assert claims.jobs_in((32, 0, -5)) == (32, 0, 0)
+    claims.note_turn([*(job(lane=0, rows=2) for _ in range(9)), job(lane=2, rows=1500)])
+    assert claims.jobs_in((32, 32, 32)) == (21, 32, 1)
+    # when nothing of the low lane came for long
+    for _ in range(FORGOTTEN_AFTER):
+        claims.note_turn([job(lane=0)])
+    assert claims.jobs_in((32, 32, 32)) == (32, 32, 32)
+
+
+def test_large_bodies_of_one_lane_bound_that_lane_alone() -> None:
+    claims = Claims()
+    for _ in range(12):
+        claims.note_turn([job(lane=2, size=CLAIM_BYTES // 2)])
+    assert claims.jobs_in((64, 64, 64)) == (64, 64, 2)

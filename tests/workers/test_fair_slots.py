@@ -79,7 +79,7 @@ def test_the_rest_of_a_burst_is_read_before_the_engine_begins_when_jobs_are_smal
         for _ in range(6):
             client.wait(client.submit(np.ones((8, 4))))
         _all_blocked([slot])
-        assert slot.slot._leases.claimer.claims.jobs_in(64) < 10
+        assert slot.slot._leases.claimer.claims.jobs_in((64, 64, 64))[1] < 10
         # when
         del backend.batches[:]
         client.wait(client.submit(*([1.0] * 20)))
@@ -125,7 +125,7 @@ def test_a_slot_in_a_long_forward_leaves_what_comes_to_the_others(
         assert held.wait(10)
         # when another slot comes
         with RunningSlot(redis_url, name="h/1"):
-            client.wait(ids[64:], within_s=5.0)
+            client.wait(ids[64:])
         # then the busy one had read none of them ahead
         assert len(slot.board.held) == 64
         gate.set()

@@ -50,7 +50,7 @@ def test_a_low_backlog_it_has_no_room_for_is_not_asked_about_all_the_time(
             # when one runs for as long as we like
             assert runs.wait(5)
             wait_until(
-                lambda: slot.slot._pacing.low_room_rows(slot.slot._runner.rows) <= 0, "it has read ahead what it may"
+                lambda: slot.slot._pacing.rooms(slot.slot._runner.rows, 0.0)[2] <= 0, "it has read ahead what it may"
             )
             assert slot.slot._leases.claimer.claims.has_backlog
             before, began = commands(link), time.monotonic()

@@ -42,7 +42,7 @@ class Holder:
         return []
 
     def talk(self, *, room_rows: int = 0, is_busy: bool = True, block_ms: int = 0) -> None:
-        self.leases.talk([], [], room_rows=room_rows, is_busy=is_busy, block_ms=block_ms)
+        self.leases.talk([], [], rooms=(room_rows,) * 3, is_busy=is_busy, block_ms=block_ms)
         if len(self.leases.wire) and not self.leases.claimer.is_blocked:
             self.leases.hear()
 
@@ -149,7 +149,7 @@ def test_a_job_that_failed_speaks_for_the_slot_as_one_that_is_done_does(
     Client(redis_url).submit(1.0)
     (job,) = holder.claim()
     fault = fault_by(job, "model_error", "its own", now_ms=0.0)
-    assert holder.leases.talk([], [fault], room_rows=0, is_busy=True, block_ms=0)
+    assert holder.leases.talk([], [fault], rooms=(0, 0, 0), is_busy=True, block_ms=0)
     holder.until_quiet()
     assert holder.settled == [True]
 

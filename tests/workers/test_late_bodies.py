@@ -103,7 +103,7 @@ def test_a_slot_holds_at_most_two_batches_with_those_whose_bodies_are_under_way(
     ids = submit(client, *range(300), store=folder)
     with slot:
         # when
-        wait_until(lambda: slot.slot._bodies.rows >= 64, "it has read ahead")
+        wait_until(lambda: sum(slot.slot._bodies.rows) >= 64, "it has read ahead")
         most = 0
 
         def has_looked_again() -> bool:
@@ -195,13 +195,13 @@ def test_a_body_that_comes_for_a_job_given_back_meanwhile_is_dropped(is_claimed_
             bodies.split([again])
         bodies.advance()
         # then
-        assert (bodies.ready, bodies.rows, bodies.is_fetching) == ([], 3 * is_claimed_again, is_claimed_again)
+        assert (bodies.ready, sum(bodies.rows), bodies.is_fetching) == ([], 3 * is_claimed_again, is_claimed_again)
         if is_claimed_again:
             shelf.go.release()
             wait_until(lambda: not threads._read.empty(), "the body has come again")
             bodies.advance()
             assert [one.deliveries for one in bodies.ready] == [2]
-        assert (bodies.rows, bodies.faults, bodies.is_fetching) == (0, [], False)
+        assert (sum(bodies.rows), bodies.faults, bodies.is_fetching) == (0, [], False)
     finally:
         shelf.go.release(9)
         bodies.close()

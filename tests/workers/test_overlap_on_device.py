@@ -418,8 +418,10 @@ def test_a_model_computes_in_the_precision_asked_for_and_jobs_keep_their_dtypes(
 
 
 def test_a_program_is_exported_in_its_precision_not_cast(tmp_path: Path) -> None:
+    (tmp_path / "model.pt2").write_bytes(b"refused before it is read")
+    artifact = write(tmp_path, models.manifest("pytorch", {"program": "model.pt2"}))
     with pytest.raises(ArtifactError, match="export the program in the precision"):
-        options(models.program(tmp_path), precision="float16")
+        options(artifact, precision="float16")
 
 
 def test_integers_go_in_as_they_are_and_the_module_normalises_them(tmp_path: Path) -> None:

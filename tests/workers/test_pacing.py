@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.workers.test_batcher import batcher, job, table
 from workers.allowance import Allowance
 from workers.batcher import Batcher
-from workers.pacing import Look, Pacing
+from workers.pacing import ALONE_LOOK_S, LOOK_S, Look, Pacing
 
 HIGH, NORMAL, LOW = range(3)
 
@@ -37,7 +37,7 @@ def test_a_long_forward_is_woken_for_once_and_asked_behind_once() -> None:
     run(parts, pacing, 100.0)
     assert round(pacing.due_ms(100.0), 3) == 16.0
     assert [pacing.must_ask(at) for at in (100.0, 100.017)] == [False, True]
-    pacing.read()
+    pacing.read(100.0)
     assert not pacing.must_ask(100.018)
     assert pacing.may_ask(100.018, has_backlog=True), "what the first read left is read as well"
     assert pacing.due_ms(100.018) == float("inf")
@@ -86,26 +86,60 @@ def test_a_slot_holds_two_batches_as_they_are_run_and_not_as_large_as_they_may_b
     parts = batcher()
     parts.allowance = Allowance(table((1, 10.0), (2, 24.0), (4, 50.0), (8, 99.0)), parts.row_buckets, low_batch_ms=20.0)
     pacing = Pacing(parts, max_wait_ms=5.0, read_ahead_max_ms=500.0)
-    assert (pacing.batch_rows(), pacing.room_rows(0, 0.0)) == (8, 16)
+    assert (pacing.batch_rows(), pacing.room_rows((0, 0, 0), 0.0)) == (8, 16)
     parts.add([job()])
     run(parts, pacing, 100.0)
-    assert (pacing.batch_rows(), pacing.room_rows(1, 10.0)) == (1, 1), "one row a batch is best here"
-    assert pacing.room_rows(1, 600.0) == 0, "very slow: nothing ahead"
+    assert (pacing.batch_rows(), pacing.room_rows((0, 1, 0), 10.0)) == (1, 1), "one row a batch is best here"
+    assert pacing.room_rows((0, 1, 0), 600.0) == 0, "very slow: nothing ahead"
 
 
 def test_one_job_is_read_ahead_behind_a_single_one_of_many_quick_batches() -> None:
+    runs = (0, 0, 8)  # a batch of the low lane
+
+    def room(pacing: Pacing, fetching: int = 0) -> tuple[int, int]:
+        """Whatever the lane, and of the low one."""
+        return pacing.room_rows(runs, 1.0, (0, 0, fetching)), pacing.rooms(runs, 1.0, (0, 0, fetching))[LOW]
+
     parts, pacing = paced(1.0)
     parts.add([job(lane=LOW, rows=80)])
-    assert (pacing.room_rows(8, 1.0), pacing.low_room_rows(8)) == (1, 1)
-    assert (pacing.room_rows(8, 1.0, fetching=80), pacing.low_room_rows(8, fetching=80)) == (0, 0), "it is on its way"
+    assert room(pacing) == (1, 1)
+    assert room(pacing, fetching=80) == (0, 0), "it is on its way"
     parts.add([job(lane=LOW, rows=80)])
-    assert (pacing.room_rows(8, 1.0), pacing.low_room_rows(8)) == (0, 0), "two jobs are enough"
+    assert room(pacing) == (0, 0), "two jobs are enough"
     parts, pacing = paced(20.0)
     parts.add([job(lane=LOW, rows=80)])
-    assert pacing.room_rows(8, 20.0) == 0, "200 ms of work are in hand"
+    assert room(pacing) == (0, 0), "200 ms of work are in hand"
     parts, pacing = paced(1.0)
     parts.add([job(lane=LOW, rows=8)])
-    assert (pacing.room_rows(8, 1.0), pacing.low_room_rows(8)) == (0, 0), "one batch runs and one waits"
+    assert room(pacing) == (0, 0), "one batch runs and one waits"
+
+
+def test_what_a_slot_holds_of_lower_lanes_takes_no_room() -> None:
+    parts, pacing = paced(10.0)
+    assert pacing.rooms((0, 0, 0), 10.0) == (16, 16, 16)
+    parts.add([job(lane=LOW, rows=800)])
+    assert pacing.rooms((0, 0, 8), 10.0, (0, 0, 50)) == (16, 16, 0)
+    parts.add([job(lane=1, rows=80)])
+    assert pacing.rooms((0, 8, 8), 10.0) == (16, 0, 0)
+    parts.add([job(lane=0) for _ in range(5)])
+    assert pacing.rooms((8, 0, 0), 10.0) == (3, 0, 0)
+    assert pacing.rooms((0, 0, 8), 600.0) == (3, 0, 0), "very slow: one batch"
+
+
+def test_within_a_long_job_of_quick_batches_higher_lanes_are_looked_for_now_and_then() -> None:
+    parts, pacing = paced(1.0)
+    parts.add([job(lane=LOW, rows=800)])
+    run(parts, pacing, 100.0)
+    pacing.read(100.0)
+    assert not pacing.must_ask(100.0 + 2 * ALONE_LOOK_S), "not twice within a batch"
+    run(parts, pacing, 100.0 + 1.5 * LOOK_S)
+    assert pacing.must_ask(100.0 + 1.5 * LOOK_S, is_alone=False)
+    assert not pacing.must_ask(100.0 + 1.5 * LOOK_S, is_alone=True)
+    assert pacing.must_ask(100.0 + 1.5 * ALONE_LOOK_S, is_alone=True)
+    parts.clear()
+    parts.add([job(lane=0, rows=800)])
+    run(parts, pacing, 101.0)
+    assert not pacing.must_ask(102.0), "nothing is above"
 
 
 def test_company_is_not_waited_for_past_a_deadline() -> None:

@@ -111,9 +111,7 @@ def test_with_lanes_paused_the_others_are_served_whole_and_the_paused_ones_later
 def test_a_look_for_higher_lanes_that_are_paused_asks_nothing_and_waits_for_no_answer(redis_url: str) -> None:
     claimer = RunningSlot(redis_url).slot._leases.claimer
     claimer.pause(frozenset({0}))
-    sent = claimer.pairs(
-        64, 0, is_busy=False, is_settling=False, is_quiet=True, batch_rows=64, low_room_rows=64, look=Look(1)
-    )
+    sent = claimer.pairs((64, 64, 64), 0, is_busy=False, is_settling=False, is_quiet=True, batch_rows=64, look=Look(1))
     assert (sent, claimer.is_claiming) == ([], False)
 
 

@@ -308,7 +308,7 @@ def test_a_job_that_was_given_up_here_and_is_claimed_again_is_answered(
 
     backend.before = before
     with RunningSlot(redis_url, backend=backend):
-        (outcome,) = client.wait(client.submit(np.full((2, 4), 3.0)), within_s=5)
+        (outcome,) = client.wait(client.submit(np.full((2, 4), 3.0)))
     assert outcome.status is Status.DONE
     assert client.left() == (0, 0)
 

@@ -17,6 +17,7 @@ from tests.workers.fakes import SPEC, Client, Doubler, LateEngine, RunningSlot
 from workers import batcher
 from workers.backends import Arrays
 from workers.claimer import Claimer
+from workers.claims import Rooms
 from workers.exchange import Timed
 from workers.pacing import Look
 from workers.timetable import Timetable
@@ -51,19 +52,20 @@ def slot_of(url: str, ms: dict[int, float], believed: dict[int, float] | None = 
 
 
 @pytest.mark.parametrize(
-    ("room_rows", "low_room_rows", "is_busy", "is_due", "full"),
+    ("rooms", "is_busy", "is_due", "full"),
     [
-        (room, low, is_busy, is_due, full)
-        for room, low, (is_busy, is_due), full in product(
-            (1, 7, 8, 64, 1000),
-            (-5, 0, 3, 2000),
+        ((high, normal, low), is_busy, is_due, full)
+        for high, normal, low, (is_busy, is_due), full in product(
+            (0, 1, 7, 64, 1000),
+            (0, 7, 1000),
+            (-5, 0, 3, 1000),
             ((False, False), (True, False), (True, True)),
             ((), (0,), (2,), (0, 1, 2)),
         )
     ],
 )
 def test_a_claim_that_is_noted_as_under_way_has_an_answer_that_ends_it(
-    room_rows: int, low_room_rows: int, is_busy: bool, is_due: bool, full: tuple[int, ...]
+    rooms: Rooms, is_busy: bool, is_due: bool, full: tuple[int, ...]
 ) -> None:
     now = [100.0]
     claimer = Claimer(
@@ -75,8 +77,8 @@ def test_a_claim_that_is_noted_as_under_way_has_an_answer_that_ends_it(
     for turn, look in enumerate([None] * 20 + [Look(None), Look(1), Look(2)]):
         now[0] += 0.05
         pairs = claimer.pairs(
-            room_rows, 50, is_busy=is_busy and look is None, is_settling=bool(turn % 2), is_quiet=True, batch_rows=64,
-            low_room_rows=low_room_rows, is_due=is_due, look=look,
+            rooms, 50, is_busy=is_busy and look is None, is_settling=bool(turn % 2), is_quiet=True, batch_rows=64,
+            is_due=is_due, look=look,
         )  # fmt: skip
         for _, handler in pairs:
             handler(ValueError("an answer, whatever it brings"))
@@ -101,7 +103,7 @@ def test_a_burst_that_fills_the_room_at_once_is_run_at_once(redis_url: str, clie
         wait_until(lambda: slot.slot._leases.claimer.is_blocked, "it waits for jobs")
         assert slot.slot._pacing.batch_rows() < 64
         # when a burst comes
-        client.wait(client.submit(*([1.0] * 8)), within_s=5.0)
+        client.wait(client.submit(*([1.0] * 8)))
 
 
 def test_a_wrong_time_of_a_large_size_is_found_out(

@@ -103,8 +103,8 @@ def test_twins_are_both_answered_each_with_its_own_rows(redis_url: str, client: 
     twins = client.submit(rows_of(5.0, rows), rows_of(1.0, rows))
     join(link)
     with capture_logs() as logs, slot:
-        outcomes = client.wait(twins, within_s=5)
-        wait_until(lambda: not (slot.board.held or slot.slot._leases.claimed_ms), "nothing is in hand", timeout=2)
+        outcomes = client.wait(twins)
+        wait_until(lambda: not (slot.board.held or slot.slot._leases.claimed_ms), "nothing is in hand")
     values = [np.unique(np.frombuffer(one.data, "float32")).tolist() for one in outcomes]
     assert (values, [one.rows for one in outcomes]) == ([[10.0], [2.0]], [rows, rows])
     assert (client.left(), client.counters()["done"]) == ((0, 0), 2)
@@ -120,7 +120,7 @@ def test_twins_with_large_bodies_get_each_its_own(
     twins = submit_apart(client, 5.0, 1.0, store=store)
     join(link)
     with slot:
-        assert [first(one) for one in client.wait(twins, within_s=5)] == [10.0, 2.0]
+        assert [first(one) for one in client.wait(twins)] == [10.0, 2.0]
     assert (client.left(), client.counters()["bytes"]) == ((0, 0), 0)
 
 
@@ -136,7 +136,7 @@ def test_twins_whose_store_never_answers_are_both_given_up(
     join(link)
     try:
         with slot:
-            outcomes = client.wait(twins, within_s=5)
+            outcomes = client.wait(twins)
         assert [one.note["reason"] for one in outcomes] == ["store_away"] * 2
     finally:
         go.set()
@@ -152,7 +152,7 @@ def test_a_twin_that_fails_takes_nothing_from_the_other(
     twins = client.submit(*([good, bad] if is_high else [bad, good]))
     join(link)
     with slot:
-        outcomes = client.wait(twins, within_s=5)
+        outcomes = client.wait(twins)
     done, failed = outcomes if is_high else reversed(outcomes)
     assert (failed.status, done.status, done.rows, first(done)) == (Status.FAILED, Status.DONE, rows, 10.0)
     assert client.left() == (0, 0)
@@ -186,7 +186,7 @@ def test_a_slot_that_leaves_settles_the_twin_that_runs_and_returns_the_other(
     wait_until(lambda: owners(link)[NORMAL] == [(b"returned", 1)], "the other is returned")
     stage.go.set()
     stage.slot.__exit__()
-    (outcome,) = client.wait([stage.running], within_s=5)
+    (outcome,) = client.wait([stage.running])
     assert (outcome.rows, first(outcome)) == (64, 10.0)
     assert owners(link) == [[], [(b"returned", 1)]]
 
@@ -219,7 +219,7 @@ def test_a_twin_that_ended_leaves_the_other_in_hand(client: Client, link: Link, 
     twins = claim_twins(client, link, holder)
     over, other = twins[ends], twins[1 - ends]
     fault = fault_by(over, "model_error", "its own", now_ms=0.0)
-    assert holder.leases.talk([], [fault], room_rows=0, is_busy=True, block_ms=0)
+    assert holder.leases.talk([], [fault], rooms=(0, 0, 0), is_busy=True, block_ms=0)
     holder.until_quiet()
     assert holder.leases._board.held == set(holder.leases.claimed_ms) == {other.lease}
     assert holder.leases.forgotten.is_held(other.lease, other.id)

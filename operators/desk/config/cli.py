@@ -12,7 +12,7 @@ from operators.desk import checking, reload, unapplied
 from operators.desk.cli import timeout
 from operators.desk.differences import Difference, plain, shown
 from operators.reach import reached
-from operators.screen.cli import as_json, ask, print_findings, print_json, say, with_reason, with_yes
+from operators.screen.cli import as_json, ask, load_or_in_force, print_findings, print_json, say, with_reason, with_yes
 from operators.supervisor import Supervisor
 from operators.table import count_of, numbered
 
@@ -31,7 +31,7 @@ def show(path: str | None, is_file: bool, is_json: bool) -> None:
 
     Passwords in URLs are hidden.
     """
-    settings = load(path)
+    settings = load(path) if is_file else load_or_in_force(path)
     is_up = not is_file and Supervisor(settings).is_running()
     found = applied.in_force(settings) if is_up else settings
     say(f"the running pool, {applied.path(settings)}" if is_up else f"{settings.path or 'defaults'}, not applied")

@@ -6,13 +6,13 @@ import click
 
 from broker.messages import LANES
 from broker.paused import Pause, told
-from broker.settings import Settings, load
+from broker.settings import Settings
 from operators import audited, table
 from operators.completion.complete import complete_model
 from operators.desk.pause import hold
 from operators.desk.pause.hold import Held
 from operators.reach import reached
-from operators.screen.cli import as_json, print_json, say, with_reason
+from operators.screen.cli import as_json, load_or_in_force, print_json, say, with_reason
 
 of_lane = click.option("--lane", type=click.Choice(LANES), help="This lane only; all three unless given.")
 
@@ -29,7 +29,7 @@ def pause(config: str | None, model: str, lane: str | None, reason: str, is_json
     What slots hold is finished. Jobs are accepted as before, up to the queue's limits, and wait; deadlines go on. The reason
     stands in `status`, and in the error of a producer that waited in vain.
     """
-    settings = load(config)
+    settings = load_or_in_force(config)
     with reached(settings) as link:
         held = hold.pause(link, settings, model, _lanes(lane), reason=reason)
     _note(settings, "pause", held, reason)
@@ -52,7 +52,7 @@ def pause(config: str | None, model: str, lane: str | None, reason: str, is_json
 @click.pass_obj
 def resume(config: str | None, model: str, lane: str | None, reason: str, is_json: bool) -> None:
     """Claim the jobs of a paused MODEL again, on every host, within about a second."""
-    settings = load(config)
+    settings = load_or_in_force(config)
     with reached(settings) as link:
         held = hold.resume(link, settings, model, _lanes(lane))
     _note(settings, "resume", held, reason)

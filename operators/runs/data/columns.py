@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from broker.spec import TensorSpec
 
-
 _NARROW = 32
 
 

@@ -12,7 +12,7 @@ from broker.errors import ResultTimeout
 from broker.runs import View
 from broker.settings import Settings
 from operators.runs import told
-from operators.screen.cli import print_json, say
+from operators.screen.cli import Seconds, print_json, say
 from producer.runs import Run
 
 EXITS = {"done": 0, "done_with_errors": 2}  # all else: 1
@@ -20,14 +20,8 @@ EXITS = {"done": 0, "done_with_errors": 2}  # all else: 1
 wait_for = click.option("--wait/--no-wait", "is_waiting", default=False, show_default=True, help="Wait for its end.")
 
 
-def _sane(context: click.Context, option: click.Parameter, seconds: float | None) -> float | None:
-    if seconds is not None and not seconds < 1e9:  # nan too: it would wait for ever
-        raise click.BadParameter(f"{seconds:g} is no number of seconds to wait")
-    return seconds
-
-
 timeout = click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(min=0), callback=_sane, metavar="SECONDS",
+    "--timeout", "timeout_s", type=Seconds(min=0, max=1e9), metavar="SECONDS",
     help="Wait no longer; the run goes on.",
 )  # fmt: skip
 

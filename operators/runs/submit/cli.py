@@ -9,13 +9,12 @@ import click
 
 from broker import audit
 from broker.runs import PRIORITIES, IfExists, Priority, Request
-from broker.settings import load
 from operators.completion.complete import complete_model
 from operators.reach import reached
 from operators.runs import told
 from operators.runs.ordering import Words
 from operators.runs.screen.cli import print_field, timeout, wait, wait_for
-from operators.screen.cli import as_json, print_json, say, with_reason
+from operators.screen.cli import Number, as_json, load_or_in_force, print_json, say, with_reason
 from producer import run_order
 
 KINDS = ("parquet", "csv", "jsonl", "arrow", "files")
@@ -58,7 +57,7 @@ def with_mapping(command: Callable[..., Any]) -> Callable[..., Any]:
     help="A run of the same content is there: attach to it and let it go on, refuse, or begin anew over its output.",
 )  # fmt: skip
 @click.option("--priority", type=click.Choice(PRIORITIES), default="normal", show_default=True, help="Among runs.")
-@click.option("--rate", type=click.FloatRange(min=0), default=0.0, metavar="ROWS", help="Rows a second at most.")
+@click.option("--rate", type=Number(min=0), default=0.0, metavar="ROWS", help="Rows a second at most.")
 @click.option(
     "--error-limit", type=click.IntRange(min=0), metavar="ROWS", help="Failed rows that end it; else runs.error_limit."
 )
@@ -86,7 +85,7 @@ def submit(
     """
     from operators.runs.ordering import make_order
 
-    settings = load(config)
+    settings = load_or_in_force(config)
     request = Request(
         input=input, output=output, model=model, output_kind=output_kind or "", input_kind=input_kind or "", rows_per_job=rows_per_job,
         error_limit=-1 if error_limit is None else error_limit, rate=rate, priority=priority, user=audit.user(),
@@ -126,7 +125,7 @@ def check(
     from operators.runs.trial import try_out
     from producer import Producer
 
-    settings = load(config)
+    settings = load_or_in_force(config)
     with reached(settings) as link:
         spec = run_order.known_model(link, model)
         place, roots = absolute(input), settings.run_roots

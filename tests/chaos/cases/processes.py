@@ -210,7 +210,11 @@ def supervisord_killed(count: int) -> Seen:
     next `up` goes on with what waits."""
     seen = Seen()
     gone_s = 0.0
-    with staged() as stage, judged(stage, seen) as hand_in, Traffic(stage.url, per_s=200) as traffic:
+    with (
+        staged(runs={"workers": 1}) as stage,
+        judged(stage, seen) as hand_in,
+        Traffic(stage.url, per_s=200) as traffic,
+    ):
         for _ in range(count):
             states = _await_worked(stage, 2)
             engines = [int(state["engine_pid"]) for state in states.values()]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,29 +14,30 @@ from typing import Any
 import pytest
 
 from broker import overlap, roster, settings
+from broker.arrangement import arrange
 from broker.connection import Link
 from broker.errors import ConfigError, SupervisorError
 from broker.overlap import Request
 from broker.queue import Queue
 from broker.roster import Assignment
 from broker.settings import Settings
-from operators import applied, pool, pool_lock, readiness
-from operators.desk import exchange, reload, unapplied
+from operators import applied, models, plan, pool, pool_lock, readiness
+from operators.desk import exchange, reassigning, reload, unapplied
 from operators.desk.exchange import Exchange
 from operators.desk.rolling import Rolling
 from operators.desk.targets import Target
 from operators.reach import reach
 from operators.supervisor import Program, Supervisor
-from tests.operators.conftest import wait_until
+from tests.operators.conftest import MANIFEST, wait_until
 
 
 def quiet(_: str) -> None: ...
 
 
-def edited(given: Settings, table: str) -> Settings:
-    """pool.toml with one more table in front."""
+def edited(given: Settings, table: str, old: str = "", new: str = "") -> Settings:
+    """pool.toml with one more table in front, and something else in place of what there is."""
     file = Path(given.path)
-    file.write_text(table + file.read_text())
+    file.write_text(table + (file.read_text().replace(old, new) if old else file.read_text()))
     return settings.load(given.path, environ={})
 
 
@@ -114,6 +117,66 @@ def test_the_slot_that_was_not_ready_in_time_does_not_go_on_with_what_was_taken_
     assert applied.in_force(running.settings).retire.jitter == 0.1
     assert running.slots()[0].state in ("STARTING", "RUNNING")
     assert running.slots()[0].pid not in (0, *loading)
+
+
+def test_slots_that_came_during_a_reload_that_is_taken_back_get_what_was_there_before(
+    configured: Settings, redis_url: str
+) -> None:
+    # given
+    link = Link(redis_url)
+    link.connect()
+    link.call("FLUSHALL")
+    configured.var.mkdir()
+    applied.write(configured, applied.file_text(configured))
+    old, other = plan.assignment(configured, "tiny"), Assignment("gone", "/gone")
+    held = {0: old, 1: old, 3: other}
+    now = edited(configured, "", 'artifact = "tiny"', 'artifact = "new"')
+    new, strange = plan.assignment(now, "tiny"), Assignment("small", "/small")
+    applied.begin(now, applied.file_text(now))
+    # when slot 0 has a spare in its place, 2; `scale` brought 4, 5 and one of a model that is new, and took 3
+    arrange(link, "box", wanted={"tiny": 4, "small": 1}, assigned={1: new, 2: new, 4: new, 5: new, 6: strange})
+    came = reassigning.put_back(now, link, held)
+    applied.give_up(now)
+    # then
+    assert came == reassigning.PutBack(added=(4, 5), strangers=(6,))
+    assert roster.assignments(link, "box") == dict.fromkeys((1, 2, 4, 5), old) | {6: strange}
+    assert roster.wanted(link, "tiny") == {"box": 4}
+    link.call("FLUSHALL")
+    link.close()
+
+
+@pytest.mark.slow
+def test_scale_during_a_reload_that_is_taken_back_leaves_nothing_of_it(
+    running: Supervisor, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a file with another artifact, and a model that is new
+    root = Path(running.settings.root)
+    shutil.copytree(root / "tiny", root / "new")
+    shutil.copytree(root / "tiny", root / "small")
+    (root / "small" / "manifest.json").write_text(json.dumps({**MANIFEST, "name": "small"}))
+    models.artifact.seal(root / "small")
+    now = edited(
+        running.settings, '[models.small]\nartifact = "small"\nslots = 0\n', 'artifact = "tiny"', 'artifact = "new"'
+    )
+    before = roster.assignments(link, "box")
+
+    def scaled(*_: Any) -> None:
+        pool.scale(now, "tiny", 3)
+        pool.scale(now, "small", 1)
+        assert roster.assignments(link, "box")[2].artifact == str(root / "new")
+        raise SupervisorError("enough")
+
+    monkeypatch.setattr(Rolling, "one_at_a_time", scaled)
+    # when
+    with pytest.raises(
+        SupervisorError, match="in force again; with the new ones run, until they restart: slot 2; "
+    ) as told:
+        reload.carry_out(reload.prepare(now, link), link, running, timeout_s=20, say=quiet)
+    # then
+    assert str(told.value).endswith("; drained, for they serve what the pool does not know: slot 3")
+    assert roster.assignments(link, "box") == before | {2: before[0]}
+    assert (roster.wanted(link, "tiny"), roster.wanted(link, "small")) == ({"box": 3}, {"box": 0})
+    assert running.slots()[3].state == "STOPPED"
 
 
 def test_a_restart_that_another_command_holds_up_keeps_no_place_from_those_that_retire(

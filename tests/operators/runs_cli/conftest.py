@@ -15,7 +15,6 @@ from broker.queue import Queue
 from broker.rq_redis import rq_client
 from broker.settings import Settings, load
 from broker.spec import Limits, ModelSpec, TensorSpec
-from operators.cli import main
 from operators.runs.worker import Redis
 
 MODEL = "double"
@@ -53,16 +52,9 @@ def config(link: Link, redis_url: str, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.fixture
-def penstock(config: Path, capsys: pytest.CaptureFixture[str]) -> Penstock:
+def penstock(config: Path, typed: Penstock) -> Penstock:
     """The command as typed, in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([str(one) for one in arguments])
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return run
+    return typed
 
 
 @pytest.fixture

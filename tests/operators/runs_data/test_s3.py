@@ -1,27 +1,27 @@
-"""A run from S3 to S3, through moto's server. The libraries are none of ours: where they are missing, this skips and says so."""
+"""A run from S3 to S3, through moto's server. The libraries are none of ours, and want different versions of the same package:
+`make test-full` puts each into a folder of its own under var/s3; where they are missing, this skips and says so.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-MISSING = [name for name in ("s3fs", "moto", "flask") if importlib.util.find_spec(name) is None]
+from tests.wait import wait_until
+
+S3FS, MOTO = (Path(__file__).resolve().parents[3] / "var/s3" / name for name in ("s3fs", "moto"))
+MISSING = [folder.name for folder in (S3FS, MOTO) if not (folder / folder.name).is_dir()]
 
 THERE_AND_BACK = """
 import json
 import fsspec, numpy as np, pyarrow as pa, pyarrow.parquet as pq
-from moto.server import ThreadedMotoServer
-import os
-server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-server.start()
-host, port = server.get_host_and_port()
-os.environ["AWS_ENDPOINT_URL"] = f"http://{host}:{port}"
 from broker.errors import RunError
 from operators.runs.data.sink import open_sink
 from operators.runs.data.source import open_source
@@ -54,19 +54,43 @@ try:
     list(source.chunks(700))
 except RunError as error:
     told["changed"] = str(error)
-server.stop()
 print(json.dumps(told))
 """
 
 
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    """The URL of a server that knows nothing yet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(command, env=seeing(MOTO), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            wait_until(lambda: answers(port), "moto's server answers", 60)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.kill()
+
+
+def seeing(folder: Path, **more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]), **more}
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}; pip install s3fs 'moto[server]'")
-def test_a_run_reads_from_s3_and_writes_to_it(tmp_path: Path) -> None:
+@pytest.mark.skipif(bool(MISSING), reason=f"not in var/s3: {', '.join(MISSING)}; make test-full puts them there")
+def test_a_run_reads_from_s3_and_writes_to_it(endpoint: str) -> None:
     known = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
 
     done = subprocess.run(
-        [sys.executable, "-c", THERE_AND_BACK], capture_output=True, text=True, timeout=100, env={**os.environ, **known}
-    )
+        [sys.executable, "-c", THERE_AND_BACK], capture_output=True, text=True, timeout=100,
+        env=seeing(S3FS, AWS_ENDPOINT_URL=endpoint, **known),
+    )  # fmt: skip
 
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
