@@ -31,10 +31,10 @@ from broker import roster, runs
 from broker.errors import PenstockError
 from examples.mlp.build import build
 
-ROWS, QUICK_ROWS, ROUNDS, QUICK_ROUNDS = 2_000_000, 200_000, 3, 3
+ROWS, QUICK_ROWS, ROUNDS, QUICK_ROUNDS = 2_000_000, 200_000, 5, 3
 FEATURES, BATCH, READ_ROWS, GROUP_ROWS = 64, 256, 65_536, 131_072
 COLUMNS = [f"f{number}" for number in range(FEATURES)]
-LONGEST_S, LOOK_S = 600.0, 0.05
+LONGEST_S, LOOK_S = 600.0, 0.02
 WANTED, WANTED_GROWTH = 0.8, 0.10
 RESULTS = Path(__file__).resolve().parent / "results" / "runs.txt"
 
