@@ -104,12 +104,16 @@ class Claimer:
         if is_busy and is_known and not (is_settling or is_due):
             return []
         self.is_claiming = True  # whatever is sent from here on, its last answer ends that
-        least = min(counts[lane] for lane in range(len(counts)) if lane not in claims.paused)
-        if least == max(counts) < SMALLEST_SHARED or (not is_busy and not claims.has_backlog):
+        if not is_busy and not claims.has_backlog:
             self._look_at = now + LOOK_EVERY_S
-            # Idle: a batch, as a blocked read asks for; a second one may be run sooner by another idle slot.
-            asked = least if is_busy else max(1, min(least, self._batch(batch_rows)))
-            return [(self._queue.claim(asked), self._claimed)]
+            # A batch, as a blocked read asks for; a second one may be run sooner by another idle slot.
+            return [(self._queue.claim(min(max(counts), self._batch(batch_rows))), self._claimed)]
+        high, normal, low = counts
+        if max(counts) < SMALLEST_SHARED and (high == normal or claims.paused):
+            self._look_at = now + LOOK_EVERY_S
+            if low and claims.are_alike:
+                return [(self._queue.claim(max(counts)), self._claimed)]
+            return self._above_and_low(counts, low)
         pairs: list[Pair] = []
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY_S

@@ -53,6 +53,11 @@ class Claims:
         )  # fmt: skip
         return high, normal, low
 
+    @property
+    def are_alike(self) -> bool:
+        """Whether jobs of all open lanes are of one size: then it makes no difference which come."""
+        return len({count for count in self.jobs_in((CLAIM_BYTES,) * 3) if count}) <= 1
+
     def shares(self, counts: Rooms) -> tuple[int, ...]:
         """Jobs to read per lane, in lane order: of each at most its count, together at most the largest."""
         self._plans += 1

@@ -114,16 +114,17 @@ class Slot:
         limits = self._claims.jobs_in(rooms)
         if not any(limits):
             return
-        room, is_even = max(limits), min(limits) == max(limits)
+        room, is_small = max(limits), max(limits) < SMALLEST_SHARED and limits[0] == limits[1]
         if below is not None:
             counts: Sequence[int] = [max(1, limits[lane] // below) if lane < below else 0 for lane in range(len(LANES))]
-        elif is_strict or (is_even and room < SMALLEST_SHARED):
+        elif is_strict or is_small:
             counts, left = [0] * len(LANES), room
-            if is_strict and self._how.fills:
-                counts[LOW] = min(limits[LOW], room // 2)
+            is_apart = (is_strict and self._how.fills) or (is_small and not (limits[LOW] and self._claims.are_alike))
+            if is_apart:
+                counts[LOW] = min(limits[LOW], room // 2 if is_strict else room)
                 left -= counts[LOW]
-            for lane, waiting in enumerate(self._lanes[:LOW] if is_strict and self._how.fills else self._lanes):
-                counts[lane] = min(left, limits[lane], len(waiting))
+            for lane, waiting in enumerate(self._lanes[:LOW] if is_apart else self._lanes):
+                counts[lane] = min(left, len(waiting))
                 left -= counts[lane]
         else:
             counts = self._claims.shares(limits)
