@@ -27,7 +27,7 @@ from operators.pool_lock import changing
 from operators.reach import HANGS, reach, read_info
 from operators.readiness import last_line
 from operators.supervised import RUNNING
-from operators.supervisor import REDIS_ENDS_WITHIN_S, Supervisor, SupervisorRefused, stop_wait_s
+from operators.supervisor import REDIS_ENDS_WITHIN_S, RUNS_END_WITHIN_S, Supervisor, SupervisorRefused, stop_wait_s
 from operators.table import count_of
 from operators.wishes import passing, per_model, placed, publish, withdraw
 
@@ -124,7 +124,8 @@ def down(settings: Settings, *, say: Say) -> Changed:
             supervisor.stop_slots(running)
         queued = withdraw(settings)
         what = "Redis to write its file out and end" if settings.is_embedded else "supervisord to end"
-        with telling(say, what, most_s=REDIS_ENDS_WITHIN_S, then="supervisord kills it then"):
+        ends_s = REDIS_ENDS_WITHIN_S + (RUNS_END_WITHIN_S if settings.runs.workers else 0.0)  # one after the other
+        with telling(say, what, most_s=ends_s, then="supervisord kills it then"):
             supervisor.shutdown()
         remove_runtime(settings)
         applied.remove(settings)

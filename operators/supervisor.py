@@ -22,11 +22,11 @@ from operators.unix_rpc import UnixTransport
 
 RPC_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 15.0
-SHUTDOWN_TIMEOUT_S = 90.0  # redis-server may take its time to write its file out
+SHUTDOWN_TIMEOUT_S = 105.0  # longer than what is killed last may take: programs of runs, and after them redis-server
 POLL_S = 0.05
 REMIND_S = 2.0  # between two SIGTERMs to a slot that drains; it heeds the first it gets
 KILLED_AFTER_DRAIN_S = 10
-REDIS_ENDS_WITHIN_S = 60.0  # stopwaitsecs of [program:redis]
+RUNS_END_WITHIN_S, REDIS_ENDS_WITHIN_S = 30.0, 60.0  # stopwaitsecs of [program:runs] and [program:redis]
 
 # What a call ends in when supervisord is away, broke off, or something else answers: xmlrpc lets its parser's error through.
 NO_ANSWER = (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError)

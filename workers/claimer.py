@@ -88,10 +88,8 @@ class Claimer:
             return self._reads(above)
         if look is not None or (not is_busy and block_ms <= 0):  # jobs in hand wait for company
             self.is_claiming = True
-            self._look_at = now + LOOK_EVERY_S
-            low = min(
-                counts[LOW], max(counts) // 2
-            )  # what fits of the low lane, and no more, or it would keep higher ones out
+            # What fits of the low lane, and no more, or it would keep higher ones out.
+            low = min(counts[LOW], max(counts) // 2) if any(counts[:LOW]) else counts[LOW]
             return self._above_and_low(counts, low)
         if not is_busy and now < self._look_at and not claims.has_backlog:
             if is_settling or is_quiet:
@@ -109,9 +107,9 @@ class Claimer:
             # A batch, as a blocked read asks for; a second one may be run sooner by another idle slot.
             return [(self._queue.claim(min(max(counts), self._batch(batch_rows))), self._claimed)]
         high, normal, low = counts
-        if max(counts) < SMALLEST_SHARED and (high == normal or claims.paused):
-            self._look_at = now + LOOK_EVERY_S
+        if max(counts) < SMALLEST_SHARED and claims.above_low(counts):
             if low and claims.are_alike:
+                self._look_at = now + LOOK_EVERY_S
                 return [(self._queue.claim(max(counts)), self._claimed)]
             return self._above_and_low(counts, low)
         pairs: list[Pair] = []
@@ -130,11 +128,11 @@ class Claimer:
     def _above_and_low(self, counts: Rooms, low: int) -> list[Pair]:
         """So many of the low lane; of those above it by the script where it can tell how many, for their sizes are the same."""
         pairs: list[Pair] = [(self._queue.read(LOW, low), partial(self._read_low, low))] if low else []
-        high, normal, _ = counts
-        if high == normal or self.claims.paused:
-            room = max(high, normal) or low
+        if room := self.claims.above_low(counts):
+            self._look_at = self._clock() + LOOK_EVERY_S
             return [*pairs, (self._queue.claim(max(1, room - low), above_low=True), self._looked)]
-        return pairs + self._reads([(lane, count) for lane, count in enumerate((high, normal)) if count])
+        shares = [(lane, count) for lane, count in enumerate(counts) if count and (lane < LOW or low)]
+        return self._reads([(lane, min(count, low) if lane == LOW else count) for lane, count in shares])
 
     def _reads(self, shares: list[tuple[int, int]]) -> list[Pair]:
         """Plain reads of (lane, count), taken together."""

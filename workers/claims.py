@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from broker.messages import LANES, Job
+from broker.messages import LANES, LOW, Job
 
 Rooms: TypeAlias = tuple[int, int, int]  # per lane: rows, or the jobs that fill them
 NO_ROOM: Rooms = (0, 0, 0)
@@ -22,6 +22,7 @@ SMALLEST_SHARED = 8
 # Every 8th plan starts at a lower lane, the lowest and the middle one in turns, so that none starves.
 LOWER_FIRST_EVERY = 8
 RESERVE = 8  # an eighth of the room for a higher lane that was empty last time
+KNOWN = 64
 FORGOTTEN_AFTER = 64  # turns that brought nothing of a lane, and its jobs are taken for small again
 
 
@@ -37,26 +38,40 @@ class Claims:
         self._job_rows = [1.0] * len(LANES)  # running means
         self._job_bytes = [1.0] * len(LANES)
         self._silent = [0] * len(LANES)  # turns
+        self._known: dict[Rooms, Rooms] = {}
 
     def pause(self, lanes: frozenset[int]) -> None:
         """These lanes, and no others, get no room from now on; what they have left is no backlog."""
         self.paused = lanes
         self.is_shut = len(lanes) == len(LANES)
         self._is_full = [is_full and lane not in lanes for lane, is_full in enumerate(self._is_full)]
+        self._known.clear()
 
     def jobs_in(self, rooms: Rooms) -> Rooms:
-        """How many jobs of each lane fill so many rows: at least one where there is room, none of a lane that is paused."""
+        """How many jobs of each lane fill so many rows: at least one where there is room, none of a lane that is paused. Remembered
+        while the sizes are what they were."""
+        known = self._known.get(rooms)
+        if known is not None:
+            return known
         high, normal, low = (
             0 if rows <= 0 or lane in self.paused
             else max(1, int(min(rows / self._job_rows[lane], CLAIM_BYTES / self._job_bytes[lane])))
             for lane, rows in enumerate(rooms)
         )  # fmt: skip
+        if len(self._known) >= KNOWN:
+            self._known.clear()
+        self._known[rooms] = (high, normal, low)
         return high, normal, low
+
+    def above_low(self, counts: Rooms) -> int:
+        """Jobs to read of the lanes above the low one whichever they come from; 0 where that is not one number for all open ones."""
+        open_ones = {count for lane, count in enumerate(counts[:LOW]) if lane not in self.paused}
+        return open_ones.pop() if len(open_ones) == 1 else 0
 
     @property
     def are_alike(self) -> bool:
         """Whether jobs of all open lanes are of one size: then it makes no difference which come."""
-        return len({count for count in self.jobs_in((CLAIM_BYTES,) * 3) if count}) <= 1
+        return len({round(rows) for lane, rows in enumerate(self._job_rows) if lane not in self.paused}) <= 1
 
     def shares(self, counts: Rooms) -> tuple[int, ...]:
         """Jobs to read per lane, in lane order: of each at most its count, together at most the largest."""
@@ -87,17 +102,28 @@ class Claims:
         """What all reads of one turn brought together, in the order of their lanes."""
         if not jobs:
             return
-        one_lane = jobs[0].lane == jobs[-1].lane
+        first, last = jobs[0].lane, jobs[-1].lane
         for lane in range(len(LANES)):
-            came = (jobs if lane == jobs[0].lane else []) if one_lane else [job for job in jobs if job.lane == lane]
+            if first == last:
+                came = jobs if lane == first else []
+            else:
+                came = [job for job in jobs if job.lane == lane]
             if came:
                 self._silent[lane] = 0
-                self._job_rows[lane] += 0.5 * (sum([job.rows for job in came]) / len(came) - self._job_rows[lane])
-                self._job_bytes[lane] += 0.5 * (sum([job.size for job in came]) / len(came) - self._job_bytes[lane])
-            elif (silent := self._silent[lane] + 1) == FORGOTTEN_AFTER:
-                self._job_rows[lane] = self._job_bytes[lane] = 1.0
+                self._learn(
+                    lane, sum([job.rows for job in came]) / len(came), sum([job.size for job in came]) / len(came)
+                )
             else:
-                self._silent[lane] = silent
+                self._silent[lane] += 1
+                if self._silent[lane] == FORGOTTEN_AFTER:
+                    self._job_rows[lane] = self._job_bytes[lane] = 1.0
+                    self._known.clear()
+
+    def _learn(self, lane: int, rows: float, size: float) -> None:
+        if self._job_rows[lane] != rows or abs(self._job_bytes[lane] - size) > 1.0:
+            self._job_rows[lane] += 0.5 * (rows - self._job_rows[lane])
+            self._job_bytes[lane] += 0.5 * (size - self._job_bytes[lane])
+            self._known.clear()
 
     def note_dry(self, *, is_dry: bool) -> None:
         """Whether anything can be left in the lanes."""
@@ -110,6 +136,10 @@ class Claims:
         """Whether a lane's last read came back full."""
         return any(self._is_full)
 
+    def has_backlog_above(self, lane: int) -> bool:
+        """As `has_backlog`, of higher lanes."""
+        return any(self._is_full[:lane])
+
     def has_backlog_for(self, rooms: Sequence[int]) -> bool:
         """As `has_backlog`, of lanes there is room for: asked again for what it may not read, a slot would only poll."""
-        return any(is_full and room > 0 for is_full, room in zip(self._is_full, rooms, strict=True))
+        return self.has_backlog and any(full and room > 0 for full, room in zip(self._is_full, rooms, strict=True))

@@ -116,12 +116,18 @@ class Forward:
         return self.answer(message, outputs, (time.perf_counter() - began) * 1e3, notes)
 
     def _chained(self, inputs: Arrays, message: Run) -> Arrays:
-        """One forward after the other, each of whole rows; the outputs as of one."""
-        rows, made = message.bucket // message.forwards, []
+        """One forward after the other, each of whole rows; the outputs as of one. Copied at once: a model may give the same array
+        each time."""
+        rows = message.bucket // message.forwards
+        made: Arrays = {}
         for start in range(0, message.bucket, rows):
-            made.append(self.backend.run({name: array[start : start + rows] for name, array in inputs.items()}))
+            outputs = self.backend.run({name: array[start : start + rows] for name, array in inputs.items()})
+            for name, array in outputs.items():
+                if name not in made:
+                    made[name] = np.empty((message.bucket, *array.shape[1:]), array.dtype)
+                made[name][start : start + rows] = array
             self.stamp()
-        return {name: np.concatenate([outputs[name] for outputs in made]) for name in made[0]}
+        return made
 
     def tensors(self, message: Run, notes: list[Note]) -> Arrays:
         """What the artifact's preprocess makes of raw input."""

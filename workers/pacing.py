@@ -55,7 +55,7 @@ class Pacing:
         self._known_under = -1
         self._has_looked = self._has_read = False
         self._read_at = 0.0
-        self._lane = HIGH  # of the batch that began last
+        self.lane = HIGH  # of the batch that began last
         self._is_stale = False  # jobs in hand were claimed while the engine worked
 
     # --- what happens -----------------------------------------------------------------------------
@@ -77,7 +77,7 @@ class Pacing:
         self._ends_at = max(now, self._ends_at if self.is_running else 0.0) + ms / 1e3
         self._lead_s = max(LEAD_MS, LEAD_SHARE * ms) / 1e3
         self.is_running = True
-        self._lane = batch.lane
+        self.lane = batch.lane
         self._has_read = self._has_looked = False
 
     def freed(self, now_ms: float) -> None:
@@ -160,18 +160,24 @@ class Pacing:
 
     def rooms(self, running: Sequence[int], forward_ms: float, fetching: Sequence[int] = NO_ROOM) -> Rooms:
         """Rows of each lane that may still be claimed: a slot holds two batches at most, and one if batches are very slow. What it
-        holds of lower lanes takes no room, it yields; else one job of a thousand batches would keep all others out to its end.
+        holds of lower lanes takes no room, it yields; else one job of a thousand batches would keep all others out to its end. Behind
+        long jobs of higher lanes a lane has one batch in hand, or it would never have the turn that is due to it.
 
         `running` are rows of batches by the lanes that began them; those `fetching` were claimed, and their bodies are on their way.
         """
         most = (1 if forward_ms > self._read_ahead_max_ms else IN_HAND) * self.batch_rows()
         batcher, held, found = self._batcher, 0, []
+        if not (batcher.rows or any(running) or any(fetching)):
+            return most, most, min(most, IN_HAND * self._low_rows)
         for lane in range(len(LANES)):
+            above = held
             held += batcher.rows_in(lane) + running[lane] + fetching[lane]
             room = most - held
             if lane == LOW:  # two batches as that lane may have them
                 low = self._low_rows
                 room = min(room, IN_HAND * low - batcher.rows_in(LOW) - fetching[LOW] - min(sum(running), low))
+            if room <= 0 and above > most and not (batcher.rows_in(lane) or fetching[lane]):
+                room = self._low_rows if lane == LOW else self.batch_rows()
             found.append(room if room > 0 else self._behind_one(lane, fetching))
         high, normal, low = found
         return high, normal, low
@@ -205,7 +211,7 @@ class Pacing:
         if self._batch_ms >= LONG_MS:
             return self.may_ask(now, has_backlog=False)
         # Quick batches ask as they are settled, but those of a long job are not before its end.
-        return self._lane > HIGH and now - self._read_at >= (ALONE_LOOK_S if is_alone else LOOK_S)
+        return self.lane > HIGH and now - self._read_at >= (ALONE_LOOK_S if is_alone else LOOK_S)
 
     def due_ms(self, now: float) -> float:
         """How long until it is time to read ahead; endless when it is, or was."""

@@ -18,6 +18,7 @@ from broker.queue import Ended, Fault
 from workers.batch import Batch
 from workers.blame import Blame
 from workers.caps import Caps, Change
+from workers.claims import NO_ROOM
 from workers.engine_client import SLABS, Engine, EngineDied
 from workers.exchange import Measure, Measured, Ran, Run
 from workers.failures import POLICIES, Action, Kind, policy_of
@@ -87,10 +88,12 @@ class Runner:
 
     @property
     def rows(self) -> Sequence[int]:
-        """Rows handed over and not answered yet, by the lanes that began their batches."""
+        """Rows handed over and not answered yet, by the lanes that began their batches; of a chain those of one forward."""
+        if not (self._sent or self._halves):
+            return NO_ROOM
         rows = [0] * len(LANES)
         for batch in (*self._sent, *self._halves):
-            rows[batch.lane] += batch.rows
+            rows[batch.lane] += batch.rows // batch.forwards
         return rows
 
     def fileno(self) -> int:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 from broker.bodies_store import BodyStore
 from broker.connection import Command
-from broker.messages import LOW
 from broker.queue import Queue
 from broker.settings_tables import SlotSettings
 from broker.timetable import Learned
@@ -177,6 +176,8 @@ class Slot:
         coming = self._batcher.coming()
         if coming is None or self._leaving.verdict is not None:
             return None
+        if self._leases.claimer.claims.has_backlog_above(coming.lane):
+            return None  # more of those is on its way
         is_full, now = self._room_rows() <= 0, self._clock()
         if not self._ahead.may_send(coming.lane, self._runner.forward_ms, is_full=is_full, now=now):
             return None
@@ -197,7 +198,7 @@ class Slot:
     def _talk(self) -> None:
         runner, pacing, leases, bodies = self._runner, self._pacing, self._leases, self._bodies
         claimer, now, is_busy = leases.claimer, self._clock(), not self._runner.is_idle
-        is_due = pacing.must_ask(now, is_alone=self._ahead.is_alone(LOW, now))
+        is_due = pacing.is_running and pacing.must_ask(now, is_alone=self._ahead.is_alone(pacing.lane, now))
         if is_busy and leases.is_silent and claimer.claims.is_dry and not (runner.ended or runner.faults or is_due):
             return  # nothing to tell or to ask: the sooner this process sleeps, the sooner the engine runs
         # Never a blocked read beside jobs in hand: one that begins as their wait ends would keep them, and their settle, for a second.

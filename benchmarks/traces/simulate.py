@@ -114,7 +114,7 @@ class Slot:
         limits = self._claims.jobs_in(rooms)
         if not any(limits):
             return
-        room, is_small = max(limits), max(limits) < SMALLEST_SHARED and limits[0] == limits[1]
+        room, is_small = max(limits), max(limits) < SMALLEST_SHARED and limits[0] == limits[1] > 0
         if below is not None:
             counts: Sequence[int] = [max(1, limits[lane] // below) if lane < below else 0 for lane in range(len(LANES))]
         elif is_strict or is_small:

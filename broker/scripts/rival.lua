@@ -15,9 +15,10 @@ local function rival(runs, prefix, id, output, since_ms)
   end
 end
 
--- When a run that is to go on ended, where it will replace what stands under its output's name then; nil where it would refuse to.
-local function replaces_since(run)
-  local said = redis.call('HMGET', run, 'is_replacing', 'ended_ms', 'state')
-  if said[1] or said[3] == 'done_with_errors' then return tonumber(said[2]) or 0 end
+-- When a run that ended let go of its output, where what stands there is its own, or will be replaced when it goes on; nil where it
+-- would refuse to replace it.
+local function owns_since(run)
+  local said = redis.call('HMGET', run, 'is_replacing', 'is_retry', 'ended_ms', 'state')
+  if said[1] or said[2] or said[4] == 'done' or said[4] == 'done_with_errors' then return tonumber(said[3]) or 0 end
 end
 

@@ -10,7 +10,7 @@ local is_open = state == 'queued' or state == 'running' or state == 'paused'
 
 local function taken()
   local output = redis.call('HGET', KEYS[1], 'output')
-  local other = output and rival(KEYS[2], ARGV[5], ARGV[4], output, replaces_since(KEYS[1]))
+  local other = output and rival(KEYS[2], ARGV[5], ARGV[4], output, owns_since(KEYS[1]))
   return other and { 'taken', other[2], other[1], output }
 end
 local function queue()

@@ -43,7 +43,8 @@ redis.call('HSET', KEYS[1], 'state', state)
 redis.call('HDEL', KEYS[1], 'asked', 'eta_s', 'doing', 'owner')
 if state ~= 'queued' and state ~= 'paused' then
   redis.call('HSET', KEYS[1], 'ended_ms', now_ms)
-  redis.call('HDEL', KEYS[1], 'is_retry', 'is_fresh')
+  redis.call('HDEL', KEYS[1], 'is_fresh')
+  if state ~= 'failed' then redis.call('HDEL', KEYS[1], 'is_retry') end -- a retry that failed goes on as one
   redis.call('PEXPIRE', KEYS[1], ARGV[4])
   redis.call('PEXPIRE', KEYS[3], ARGV[4])
 end

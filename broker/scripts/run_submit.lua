@@ -2,7 +2,7 @@
 -- KEYS: 1 run  2 runs
 -- ARGV: 1 id  2 lease key  3 if_exists (resume, fail, overwrite)  4 request  5 version  6 fingerprint  7 output  8 run key without id
 -- Returns {new | known | exists | busy, state before}, or {taken, state, id} of the run that is to write this output, or has
--- since this one, which would replace it, ended.
+-- since this one, which wrote it or would replace it, ended.
 local time = redis.call('TIME')
 local now_ms = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 -- What jobs are called after, so that those of a run that began anew are other ones. Two may fall into one millisecond.
@@ -10,16 +10,21 @@ local round = now_ms .. '.' .. (redis.call('HGET', KEYS[1], 'takes') or '0')
 local state = redis.call('HGET', KEYS[1], 'state')
 if state and ARGV[3] == 'fail' then return { 'exists', state } end
 if state and ARGV[3] == 'overwrite' and redis.call('EXISTS', ARGV[2]) == 1 then return { 'busy', state } end
-if state and ARGV[3] == 'resume' and (state == 'done' or state == 'done_with_errors') then return { 'known', state } end
--- Two that are submitted at one moment have not seen each other: here the second does.
 local goes_on = state and ARGV[3] == 'resume' and (state == 'failed' or state == 'cancelled')
-local other = rival(KEYS[2], ARGV[8], ARGV[1], ARGV[7], goes_on and replaces_since(KEYS[1]))
+local is_done = state and ARGV[3] == 'resume' and (state == 'done' or state == 'done_with_errors')
+-- Two that are submitted at one moment have not seen each other: here the second does. And who attaches to a run that is done takes
+-- what stands under its output's name for its rows.
+local other = rival(KEYS[2], ARGV[8], ARGV[1], ARGV[7], (goes_on or is_done) and owns_since(KEYS[1]))
 if other then return { 'taken', other[2], other[1] } end
+if is_done then return { 'known', state } end
 if state and ARGV[3] == 'resume' then
   redis.call('HSET', KEYS[1], 'request', ARGV[4]) -- its limits, rate and priority may be others now
   if goes_on then
     redis.call('HSET', KEYS[1], 'state', 'queued')
-    if state == 'cancelled' then redis.call('HSET', KEYS[1], 'is_fresh', '1', 'round', round) end
+    if state == 'cancelled' then
+      redis.call('HSET', KEYS[1], 'is_fresh', '1', 'round', round)
+      redis.call('HDEL', KEYS[1], 'is_retry', 'is_assembled', 'plan') -- its parts are gone, and with them what was done
+    end
     redis.call('HDEL', KEYS[1], 'asked', 'error', 'ended_ms', 'doing')
     redis.call('PERSIST', KEYS[1])
   end

@@ -6,8 +6,12 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+import structlog
+
 T = TypeVar("T")
-TICK_S = 1.0
+TICK_S, TIDY_S = 1.0, 5.0
+
+log = structlog.get_logger()
 
 
 class _Call(threading.Thread, Generic[T]):
@@ -36,3 +40,13 @@ def aside(work: Callable[[], T], tick: Callable[[], Any]) -> T:
     if call.error is not None:
         raise call.error
     return call.value
+
+
+def tidied(work: Callable[[], Any]) -> None:
+    """Calls what tidies up behind a turn, however that ended: raises nothing, and a call that hangs is left behind."""
+    call = _Call(work)
+    call.start()
+    call.join(TIDY_S)
+    if call.is_alive() or call.error is not None:
+        why = "its file system does not answer" if call.error is None else str(call.error)[:300]
+        log.warning("not tidied up", error=why, next="what is left goes with the parts")

@@ -20,7 +20,7 @@ from broker.runs import View
 from operators.runs.admit import admit
 from operators.runs.again import failed_rows
 from operators.runs.ahead import Ahead, all_rows
-from operators.runs.aside import aside
+from operators.runs.aside import aside, tidied
 from operators.runs.courier import Courier, VersionChanged
 from operators.runs.data.manifest import PartNote
 from operators.runs.data.sink import Sink
@@ -87,7 +87,7 @@ class Turn:
             keep, rows = self.count.failed > 0, source.rows or self.count.rows
             self._aside(lambda: sink.assemble(rows=rows, keep=keep), "puts its output together", is_final=True)
         finally:
-            self._aside(sink.close, "tidies up", is_final=True)
+            tidied(sink.close)
         self._note({"is_assembled": "1", "rows_done": self.count.rows, "rows_failed": self.count.failed})
         if not keep:
             self._aside(sink.discard, "tidies up", is_final=True)

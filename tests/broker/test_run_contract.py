@@ -290,6 +290,49 @@ def test_a_run_that_ended_and_wrote_nothing_holds_no_output(link: Link) -> None:
     assert runs.ask(link, "r1", "retry").state == "queued"
 
 
+@pytest.mark.parametrize("state", ["done", "done_with_errors"])
+def test_nobody_attaches_to_a_run_that_is_done_once_another_has_written_its_output(link: Link, state: str) -> None:
+    # given
+    ended(link, "r1", state)
+    assert runs.submit(link, request(), "r1")[1] is False, "its rows stand there"
+    ended(link, "r2", "done", if_exists="overwrite")
+    before = link.call("HGETALL", keys.run("r1"))
+    # when, then
+    told = (
+        r"^run r2 \(done\) has written /out.parquet since; submit with --if-exists overwrite, or with another output$"
+    )
+    with pytest.raises(RunError, match=told):
+        runs.submit(link, request(), "r1")
+    assert link.call("HGETALL", keys.run("r1")) == before
+    assert runs.submit(link, request(), "r2")[1] is False, "the other's rows stand there"
+    # and: anew, its rows stand there again
+    ended(link, "r1", state, if_exists="overwrite")
+    assert runs.submit(link, request(), "r1")[1] is False
+    with pytest.raises(RunError, match=r"run r1 .* has written /out.parquet since"):
+        runs.submit(link, request(), "r2")
+
+
+def test_nobody_attaches_to_a_run_that_is_done_while_another_is_to_write_its_output(link: Link) -> None:
+    ended(link, "r1", "done")
+    runs.submit(link, request(), "r2", if_exists="overwrite")
+    with pytest.raises(RunError, match=r"run r2 \(queued\) writes to /out.parquet already"):
+        runs.submit(link, request(), "r1")
+
+
+def test_a_retry_that_is_cancelled_and_submitted_again_begins_anew(link: Link) -> None:
+    submitted(link)
+    run_lease.take(link, "r1", ME)
+    run_lease.note(
+        link, "r1", ME, {"plan": "p", "is_assembled": "1", "is_fresh": ""}, leave="done_with_errors", keep_ms=60_000
+    )
+    runs.ask(link, "r1", "retry")
+    runs.ask(link, "r1", "cancel")
+    view, _ = runs.submit(link, request(), "r1")
+    assert (view.state, view.is_fresh, view.is_retry) == ("queued", True, False)
+    kept = run_lease.kept(link, "r1")
+    assert (kept.plan, kept.is_assembled) == ("", False), "its turn would say that it is done"
+
+
 # --- rows and programs ----------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from benchmarks.traces.mechanisms import NOW
 from benchmarks.traces.simulate import Slot
 from broker.connection import Link
 from broker.messages import Status
+from tests.wait import wait_until
 from tests.workers.fakes import SPEC, Client, Doubler, LateEngine, RunningSlot
 from tests.workers.test_batcher import job, table
 from workers.allowance import Allowance
@@ -67,6 +68,26 @@ def test_jobs_of_a_higher_lane_are_run_within_a_few_batches_of_a_long_job(
         last = max(at for at, batch in enumerate(backend.batches) if MARK in batch)
         assert client.wait([long_one])[0].status is Status.DONE
     assert last - 3 <= batches / 3, "and not at its end; quick ones are looked for every few milliseconds"
+
+
+@pytest.mark.parametrize(("rows", "lower_rows"), [(640, 1), (640, 640), (64, 640)])
+def test_a_lower_lane_gets_its_eighth_and_no_more_behind_jobs_that_fill_batches_one_after_the_other(
+    redis_url: str, client: Client, rows: int, lower_rows: int
+) -> None:
+    # given more of the higher lane than is run here
+    backend = Doubler()
+    backend.before = lambda: time.sleep(1e-3)
+    slot = RunningSlot(
+        redis_url, backend=backend, engine=LateEngine(SPEC, backend), timetable=table((1, 1.0), (64, 1.0)), drain_s=0.1
+    )
+    client.submit(*[np.ones((rows, 4), "float32")] * (400 * 64 // rows), lane=NORMAL)
+    client.submit(*[np.full((lower_rows, 4), MARK, "float32")] * (6400 // lower_rows), lane=LOW)
+    # when
+    with slot:
+        wait_until(lambda: len(backend.batches) >= 250, "they are run")
+        begun = [batch[0] == MARK for batch in backend.batches[:250]]
+    # then
+    assert 250 // 12 <= sum(begun) <= 250 // 6
 
 
 def test_a_lane_that_rode_along_begins_no_batch_of_its_own() -> None:

@@ -14,9 +14,10 @@ from broker.messages import Status
 from broker.spec import ModelSpec, TensorSpec
 from producer import Producer
 from tests import models
-from tests.workers.fakes import RAISES, SPEC, Client, RunningSlot
+from tests.workers.fakes import RAISES, SPEC, Client, Doubler, RunningSlot
 from tests.workers.test_batcher import FIXED, RAW, VARYING, job, table
 from workers.allowance import Allowance
+from workers.backends import Arrays
 from workers.batch import Batch
 from workers.batcher import Batcher
 from workers.caps import Caps
@@ -147,6 +148,21 @@ def test_answers_counts_and_times_are_those_of_single_batches(redis_url: str, cl
     assert max(sizes) == 64, "no more than the model takes"
     assert (slot.board.batches, slot.board.rows, slot.board.padded_rows) == (len(sizes), 240, sum(sizes))
     assert max(one.rows for one in known.learned()) == 64
+
+
+def test_a_model_that_gives_the_same_array_each_time_is_chained_as_any_other(redis_url: str, client: Client) -> None:
+    class Keeper(Doubler):
+        kept = np.zeros((64, 4), "float32")
+
+        def run(self, inputs: Arrays) -> Arrays:
+            rows = len(inputs["x"])
+            self.kept[:rows] = super().run(inputs)["y"]
+            return {"y": self.kept[:rows]}
+
+    rows = np.arange(240 * 4, dtype="float32").reshape(240, 4)
+    with RunningSlot(redis_url, backend=Keeper(), forwards=4, timetable=times()):
+        (outcome,) = client.wait(client.submit(rows))
+    assert np.array_equal(np.frombuffer(outcome.data, "float32").reshape(240, 4), rows * 2)
 
 
 def test_a_bad_row_in_a_chain_fails_its_job_alone(redis_url: str, client: Client) -> None:

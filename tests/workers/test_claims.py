@@ -98,6 +98,19 @@ def test_the_size_of_jobs_is_known_lane_by_lane() -> None:
     assert claims.jobs_in((32, 32, 32)) == (32, 32, 32)
 
 
+def test_lanes_above_the_low_one_are_claimed_together_only_where_any_of_them_may_come() -> None:
+    claims = Claims()
+    assert [claims.above_low(counts) for counts in ((4, 4, 1), (4, 1, 4), (0, 0, 4))] == [4, 0, 0]
+    claims.pause(frozenset({0}))
+    assert [claims.above_low(counts) for counts in ((0, 3, 1), (0, 0, 4))] == [3, 0]
+    claims.pause(frozenset({2}))
+    assert [claims.above_low(counts) for counts in ((4, 4, 0), (4, 0, 0))] == [4, 0]
+
+
+def test_a_backlog_above_a_lane_is_one_of_higher_lanes() -> None:
+    assert [seen(1).has_backlog_above(lane) for lane in range(3)] == [False, False, True]
+
+
 def test_large_bodies_of_one_lane_bound_that_lane_alone() -> None:
     claims = Claims()
     for _ in range(12):

@@ -126,6 +126,18 @@ def test_what_a_slot_holds_of_lower_lanes_takes_no_room() -> None:
     assert pacing.rooms((0, 0, 8), 600.0) == (3, 0, 0), "very slow: one batch"
 
 
+def test_behind_a_long_job_each_lower_lane_has_one_batch_in_hand_for_its_turn() -> None:
+    parts, pacing = paced(10.0)
+    parts.add([job(lane=0, rows=800)])
+    assert pacing.rooms((8, 0, 0), 10.0) == (0, 8, 8)
+    assert pacing.rooms((8, 0, 0), 10.0, (0, 1, 0)) == (0, 0, 8), "it is on its way"
+    parts.add([job(lane=2)])
+    assert pacing.rooms((8, 0, 0), 10.0) == (0, 8, 0)
+    parts.clear()
+    parts.add([job(lane=0) for _ in range(16)])
+    assert pacing.rooms((0, 0, 0), 10.0) == (0, 0, 0), "two batches are no long job"
+
+
 def test_within_a_long_job_of_quick_batches_higher_lanes_are_looked_for_now_and_then() -> None:
     parts, pacing = paced(1.0)
     parts.add([job(lane=LOW, rows=800)])

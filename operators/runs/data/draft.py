@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 import structlog
 
+from broker.errors import RunError
+from operators.runs.data.files import told
 from operators.runs.data.manifest import STAGED, PartNote
 from operators.runs.data.shelf import Shelf
 from operators.runs.data.writers import Tables, open_tables
@@ -29,12 +32,18 @@ class Grouped:
         self._kind = kind
         self._stream = stream
         self._writer: Tables | None = None
+        self._schema: pa.Schema | None = None  # of the first
         self._kept: list[pa.Table] = []
+        self._rows = self._size = 0  # of those
 
     def write(self, table: pa.Table) -> None:
+        self._schema = self._schema or table.schema
+        if not table.schema.equals(self._schema):  # of parts that an older version wrote: Parquet knows fewer types
+            table = table.cast(self._schema)
         self._kept.append(table)
-        rows, size = sum(one.num_rows for one in self._kept), sum(one.nbytes for one in self._kept)
-        if rows >= GROUP_ROWS or size >= GROUP_BYTES:
+        self._rows += table.num_rows
+        self._size += table.nbytes
+        if self._rows >= GROUP_ROWS or self._size >= GROUP_BYTES:
             self._flush()
 
     def close(self) -> None:
@@ -46,9 +55,9 @@ class Grouped:
 
     def _flush(self) -> None:
         if self._writer is None:
-            self._writer = open_tables(self._kind, self._stream, self._kept[0].schema)
+            self._writer = open_tables(self._kind, self._stream, self._schema)
         self._writer.write(pa.concat_tables(self._kept))
-        self._kept = []
+        self._kept, self._rows, self._size = [], 0, 0
 
 
 class Draft:
@@ -74,15 +83,13 @@ class Draft:
             self.drop()
             return
         try:
-            if self._writer is None:
-                self._stream = pa.OSFile(self._path, "wb")
-                self._writer = Grouped(self._kind, self._stream)
-            self._writer.write(table)
-        except (OSError, pa.ArrowException) as error:
-            log.warning(
-                "no draft", path=self._path, error=str(error)[:300], next="the output is put together of its parts"
-            )
-            self.drop()
+            with told(self._path, "write"):
+                if self._writer is None:
+                    self._stream = pa.OSFile(self._path, "wb")
+                    self._writer = Grouped(self._kind, self._stream)
+                self._writer.write(table)
+        except RunError as error:
+            self._give_up(error)
             return
         self._notes.append(note)
         self._rows += note.rows
@@ -93,14 +100,12 @@ class Draft:
             self.drop()
             return False
         try:
-            self._writer.close()
-            self._stream.close()
-            self._shelf.rename_written(self._path, STAGED)
-        except (OSError, pa.ArrowException) as error:
-            log.warning(
-                "no draft", path=self._path, error=str(error)[:300], next="the output is put together of its parts"
-            )
-            self.drop()
+            with told(self._path, "write"):
+                self._writer.close()
+                self._stream.close()
+                self._shelf.rename_written(self._path, STAGED)
+        except RunError as error:
+            self._give_up(error)
             return False
         self._is_over = True
         return True
@@ -109,10 +114,14 @@ class Draft:
         """Removes it, if it is there still; nothing is added any more."""
         self._is_over = True
         self._notes, self._writer = [], None
-        if self._stream is not None:
-            try:
-                self._stream.close()
-                os.unlink(self._path)
-            except OSError:
-                pass  # gone, or no room for its last bytes: what is left is removed with the parts
-            self._stream = None
+        stream, self._stream = self._stream, None
+        if stream is None:
+            return
+        with suppress(OSError):  # no room for its last bytes: its room is wanted for the output
+            stream.close()
+        with suppress(OSError):  # gone, or under its new name
+            os.unlink(self._path)
+
+    def _give_up(self, error: RunError) -> None:
+        log.warning("no draft", path=self._path, error=str(error), next="the output is put together of its parts")
+        self.drop()

@@ -22,17 +22,24 @@ PREFIX = "part-"
 PARQUET, ARROW = ".parquet", ".arrow"
 
 
-def write_part(shelf: Shelf, index: int, table: pa.Table, first_row: int, *, is_final: bool) -> PartNote:
-    """Writes part `index`, over one that was there. `is_final`: it is to be a file of the output."""
+def write_part(
+    shelf: Shelf, index: int, table: pa.Table, first_row: int, *, is_final: bool
+) -> tuple[PartNote, pa.Table]:
+    """Writes part `index`, over one that was there. `is_final`: it is to be a file of the output.
+
+    What is given back is for keeping: key columns of `table` may be cut from a batch of the input, and who keeps them keeps all of it.
+    """
     stream = pa.BufferOutputStream()
     writer = open_tables("parquet", stream, table.schema) if is_final else pa.ipc.new_file(stream, table.schema)
     writer.write(table)
     writer.close()
-    data = memoryview(stream.getvalue())
+    buffer = stream.getvalue()
+    data = memoryview(buffer)
     name = f"{PREFIX}{index:06d}{PARQUET if is_final else ARROW}"
     shelf.put(name, data)
     failed = pc.count(table[ERROR]).as_py() if ERROR in table.column_names else 0
-    return PartNote(index, name, first_row, table.num_rows, failed, len(data), _digest(data))
+    note = PartNote(index, name, first_row, table.num_rows, failed, len(data), _digest(data))
+    return note, table if is_final else pa.ipc.open_file(buffer).read_all()
 
 
 def read_part(shelf: Shelf, note: PartNote) -> pa.Table:

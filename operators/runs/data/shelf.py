@@ -6,9 +6,10 @@ Local files are handled by their own calls, for fsync; object stores through fss
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +99,16 @@ class Shelf:
         path = f"{self.parts}/{name}"
         with told(path, "write"):
             if self.is_local:
-                with open(path, "wb") as file:
-                    yield file
-                    file.flush()
-                    os.fsync(file.fileno())
+                half = f"{path}.{secrets.token_hex(4)}.tmp"  # who lost the run without knowing may write there still
+                try:
+                    with open(half, "wb") as file:
+                        yield file
+                        file.flush()
+                        os.fsync(file.fileno())
+                    os.rename(half, path)
+                finally:
+                    with suppress(OSError):
+                        os.unlink(half)
             else:
                 with self._fs.open(path, "wb") as file:
                     yield file

@@ -62,9 +62,9 @@ class Sink:
     def write(self, index: int, table: pa.Table, *, first_row: int) -> PartNote:
         """Writes part `index` and its note; on return both are on the disk. An existing part is replaced, as a retry wants."""
         is_final = self.is_folder and self.kind == "parquet"
-        note = write_part(self._shelf, index, table, first_row, is_final=is_final)
+        note, written = write_part(self._shelf, index, table, first_row, is_final=is_final)
         self._manifest.add(note)
-        self._draft.add(note, table)
+        self._draft.add(note, written)
         return note
 
     def read(self, index: int) -> pa.Table:

@@ -125,9 +125,8 @@ def _level(array: pa.Array) -> tuple[NDArray[np.int64], pa.Array]:
                 array.offset * width : (array.offset + len(array)) * width
             ]
         array = array.cast(pa.list_(array.type.value_type))
-    if pa.types.is_list_view(array.type) or pa.types.is_large_list_view(array.type):
-        array = array.cast(pa.large_list(array.type.value_type))
-    if array.null_count:  # whose values may still lie under it
+    if pa.types.is_list_view(array.type) or pa.types.is_large_list_view(array.type) or array.null_count:
+        # Values of a null may still lie under it; and views, which know no order, pyarrow 26 casts to lists with wrong offsets.
         lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
         return np.concatenate([[0], np.cumsum(lengths)]), array.flatten()
     offsets = array.offsets.to_numpy().astype(np.int64)

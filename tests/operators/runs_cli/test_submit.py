@@ -160,6 +160,26 @@ def test_two_runs_never_write_to_one_output(penstock: Penstock, program: None, r
     assert (code, "the output is the input" in err) == (1, True)
 
 
+def test_a_pipeline_does_not_take_anothers_rows_for_its_own(
+    penstock: Penstock, program: None, link: Link, rows: Path, tmp_path: Path
+) -> None:
+    # given: a run that is done, and another that wrote over its output since
+    output = tmp_path / "scored.parquet"
+    order = ("run", "submit", rows, "--model", MODEL, "--map", "x=f*", "--output", output, "--wait")
+    first = penstock(*order[:-1])[1].strip()
+    output.write_bytes(b"the first one's")
+    stands(link, first, state="done", ended_ms=1)
+    assert penstock(*order)[0] == 0
+    other = penstock(*order[:-1], "--key", "id", "--if-exists", "overwrite")[1].strip()
+    stands(link, other, state="done", ended_ms=2)
+    # when
+    code, _, err = penstock(*order)
+    # then
+    assert code == 1
+    assert f"run {other} (done) has written {output} since; submit with --if-exists overwrite" in err
+    assert penstock(*order[:-1], "--if-exists", "overwrite")[0] == 0
+
+
 def test_a_path_that_no_runs_program_sees_is_refused_naming_host_and_path(
     penstock: Penstock, link: Link, rows: Path, tmp_path: Path
 ) -> None:

@@ -90,6 +90,8 @@ def test_lists_of_either_sort_and_several_dimensions_give_the_row() -> None:
         pa.array([[[1, 2], [3, 4]], [[5, 6], [7, 8]]], pa.list_(pa.list_(pa.uint8(), 2), 2)),
         pa.array([[0] * 4, *rows], pa.large_list(pa.float64()))[1:],
         pa.array([[0] * 4, *rows], pa.list_(pa.uint8(), 4))[1:],
+        pa.array(rows, pa.list_view(pa.uint8())),
+        pa.array([[0] * 4, *rows, [0] * 4], pa.large_list_view(pa.uint8()))[1:3],
     ):
         (group,) = read(pa.table({"px": values}), image, Mapping()).groups
         assert isinstance(group.inputs, dict)

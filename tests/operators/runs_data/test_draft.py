@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from operators.runs.data import assembly, draft
+from broker.errors import RunError
+from operators.runs.data import assembly, draft, parts
 from operators.runs.data.sink import Sink, open_sink
+from operators.runs.data.source import open_source
 
 ROWS = 10
 
@@ -121,6 +124,91 @@ def test_a_turn_that_ends_before_leaves_no_draft(tmp_path: Path) -> None:
 
     assert drafts(tmp_path) == []
     assert list(open_sink(f"{tmp_path}/out.parquet", run="abc").finished()) == [0]
+
+
+def test_key_columns_in_a_draft_do_not_hold_the_batches_of_the_input_they_were_cut_from(tmp_path: Path) -> None:
+    # given: an Arrow file, whose batches are one buffer each, 4 MB beside a key
+    wide = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(1 << 20, np.float32)), 1 << 16)
+    table = pa.table({"id": range(16), "x": wide})
+    with pa.ipc.new_file(tmp_path / "in.arrow", table.schema) as file:
+        for _ in range(8):
+            file.write(table)
+    before = pa.total_allocated_bytes()
+    sink = open_sink(f"{tmp_path}/out.parquet", run="abc")
+    # when
+    for chunk in open_source(f"{tmp_path}/in.arrow").chunks(16):
+        answered = chunk.table.select(["id"]).append_column("error", pa.nulls(16, pa.string()))
+        sink.write(chunk.index, answered, first_row=chunk.first_row)
+        del chunk, answered
+    # then
+    assert len(drafts(tmp_path)) == 1
+    assert pa.total_allocated_bytes() - before < 1 << 20
+    sink.close()
+
+
+@pytest.mark.parametrize("step", ["write", "close"])
+def test_what_a_draft_cannot_write_is_told_when_the_output_is_put_together(tmp_path: Path, step: str) -> None:
+    # given: times that no line can hold
+    sink = open_sink(f"{tmp_path}/out.jsonl", run="abc")
+    count = draft.GROUP_ROWS if step == "write" else 1
+    table = pa.table(
+        {"at": pa.array(np.ones(count, np.int64), pa.timestamp("ns")), "error": pa.nulls(count, pa.string())}
+    )
+    # when, then
+    assert sink.write(0, table, first_row=0).rows == count
+    with pytest.raises(RunError, match=r"assembled: cannot write it \(ValueError: Nanosecond"):
+        sink.assemble(rows=count)
+    assert drafts(tmp_path) == []
+
+
+def test_a_draft_that_cannot_be_closed_gives_its_room_back(tmp_path: Path) -> None:
+    write(sink := open_sink(f"{tmp_path}/out.parquet", run="abc"), 0)
+
+    class Full:
+        def close(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    sink._draft._stream = Full()
+    sink.close()
+
+    assert drafts(tmp_path) == []
+
+
+def test_parts_of_an_older_version_and_new_ones_make_one_output(tmp_path: Path) -> None:
+    # given: a part that was Parquet, which knows no whole seconds
+    def timed(index: int) -> pa.Table:
+        return part(index).append_column("at", pa.array(range(ROWS), pa.timestamp("s")))
+
+    sink = open_sink(f"{tmp_path}/out.parquet", run="abc")
+    note = parts.write_part(sink._shelf, 0, timed(0), 0, is_final=True)[0]
+    sink._manifest.add(note)
+    # when: the run goes on
+    sink.write(1, timed(1), first_row=ROWS)
+    sink.assemble(rows=20)
+    # then
+    assert ids(tmp_path) == list(range(20))
+    assert [at.second for at in pq.read_table(tmp_path / "out.parquet")["at"].to_pylist()] == [
+        *range(ROWS),
+        *range(ROWS),
+    ]
+
+
+def test_two_that_put_one_output_together_at_a_time_each_make_a_whole_one(tmp_path: Path) -> None:
+    """One of them lost the run without knowing."""
+    write(sink := open_sink(f"{tmp_path}/out.parquet", run="abc"), 0)
+    sink.close()
+    late, shelf = open_sink(f"{tmp_path}/out.parquet", run="abc"), sink._shelf
+
+    with shelf.written("assembled") as stream:
+        stream.write(b"half of i")
+        late.assemble(rows=ROWS, keep=True)
+        stream.write(b"t")
+
+    assert ids(tmp_path) == list(range(ROWS))
+    assert (Path(shelf.parts) / "assembled").read_bytes() == b"half of it"
+    with pytest.raises(RunError, match="cannot write"), shelf.written("assembled"):
+        raise OSError(28, "No space left on device")
+    assert not list(Path(shelf.parts).glob("*.tmp")), "its room is given back"
 
 
 def test_a_draft_of_one_that_was_killed_goes_with_the_next_look(tmp_path: Path) -> None:
