@@ -14,8 +14,8 @@ from collections import deque
 from broker.messages import LANES, Job
 from broker.spec import ModelSpec
 from broker.timetable import Dims
-from workers.allowance import Allowance
 from workers.batch import Batch, Coming, InHand, Piece
+from workers.batch_limits import BatchLimits
 from workers.shapes import Misfit, Shapes
 from workers.timetable import Timetable
 
@@ -38,7 +38,7 @@ class Batcher:
         self._most_forwards = most_forwards
         self.rows = 0  # rows waiting
         # Bounds nothing.
-        self.allowance = Allowance(Timetable(floor_s=0.0, factor=0.0), self.row_buckets, low_batch_ms=0.0)
+        self.batch_limits = BatchLimits(Timetable(floor_s=0.0, factor=0.0), self.row_buckets, low_batch_ms=0.0)
         self._shapes = Shapes(spec)
         self._waited = [0] * len(LANES)  # batches that others began while a job of the lane was here
         self._packs = 0
@@ -83,7 +83,7 @@ class Batcher:
         late: list[Job] = []
         for one in (one for lane in self._lanes for one in lane if one.job.deadline_ms):
             slack_ms = one.job.deadline_ms - now_ms
-            is_late = slack_ms < self.allowance.least_ms(one.dims)
+            is_late = slack_ms < self.batch_limits.least_ms(one.dims)
             is_too_much = slack_ms < coming.ms and one.dims == coming.dims and spare >= one.rows_left
             if not one.start and (is_late or is_too_much):
                 late.append(one.job)
@@ -146,14 +146,14 @@ class Batcher:
         known = self._coming
         lane = known.lane if known is not None else self._begins()
         dims = self._lanes[lane][0].dims
-        most = self.allowance.most(dims, lane)
+        most = self.batch_limits.most(dims, lane)
         if known is not None and known.most == most:
             return known
-        rows = self.allowance.fill(dims, min(self.rows, most))
-        ms, is_full = self.allowance.typical_ms(dims, rows), rows == most or rows < self.rows
+        rows = self.batch_limits.fill(dims, min(self.rows, most))
+        ms, is_full = self.batch_limits.typical_ms(dims, rows), rows == most or rows < self.rows
         head = self._lanes[lane][0]
         most_forwards = self._most_forwards if head.job.deliveries <= 1 else 1
-        count = self.allowance.forwards(most_forwards, dims, lane, rows, head.rows_left)
+        count = self.batch_limits.forwards(most_forwards, dims, lane, rows, head.rows_left)
         self._coming = Coming(lane, rows * count, dims, ms * count, is_full, most, count)
         return self._coming
 
@@ -177,7 +177,7 @@ class Batcher:
         rows, size = self._take_from(self._lanes[begins], dims, most, pieces, 0, 0)
         for number, lane in enumerate(self._lanes):
             if lane and number != begins and rows < most:
-                limit = most if number < begins else min(most, self.allowance.company(dims, rows))
+                limit = most if number < begins else min(most, self.batch_limits.company(dims, rows))
                 before = rows
                 rows, size = self._take_from(lane, dims, limit, pieces, rows, size)
                 if rows > before:

@@ -4,7 +4,7 @@ Bodies in Redis come over the slot's own wire, in the round trip behind the clai
 threads. Either way the engine goes on meanwhile, and a job is packed only with its data. What cannot be had ends its job alone,
 or sends it round again; nothing here ends the slot.
 
-Not here: those threads (readers), what fits together (batcher), the removal of bodies (keeper).
+Not here: those threads (readers), what fits together (batcher), the removal of bodies (body_remover).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from broker.errors import ArtifactError, PenstockError
-from workers import console, conveyor, exchange, memory
+from workers import console, device_loop, exchange, memory
 from workers.artifact import open_artifact, parse
 from workers.backends import load
 from workers.exchange import LoadFailed, Measure, Measured, Ran, Ready, Run
@@ -176,7 +176,7 @@ def serve(
             os._exit(Exit.DEVICE_FAULT)  # nothing that runs in this context can be trusted, destructors included
 
     if forward.overlapping is not None:
-        conveyor.serve(end, board=forward.board, answer=answer, progress=progress)
+        device_loop.serve(end, board=forward.board, answer=answer, progress=progress)
     else:
         while (message := exchange.read_for_engine(end)) is not None:
             if isinstance(message, Run):

@@ -20,9 +20,9 @@ from broker.spec import ModelSpec
 from workers.backends import Arrays, Backend, OnDevice, Overlapping
 from workers.bounds import broken_rows
 from workers.columns import Columns, input_columns
+from workers.device_batch import DeviceBatch
 from workers.exchange import Note, Ran, Run
 from workers.failures import POLICIES, Finding, Kind, classify, describe
-from workers.flight import Flight
 from workers.raw import RawInput
 from workers.slabs import Place, Slab, layout
 
@@ -66,11 +66,11 @@ class Forward:
     def run(self, message: Run) -> Ran:
         """One forward; what went wrong stands in the answer. After `device_fault` the process must end."""
         if self.overlapping is not None:
-            flight = self.board(message)
-            flight.prepare()
-            flight.launch()
-            flight.land()
-            return flight.ran(is_alone=True)
+            device_batch = self.board(message)
+            device_batch.prepare()
+            device_batch.launch()
+            device_batch.land()
+            return device_batch.ran(is_alone=True)
         began = time.perf_counter()
         notes: list[Note] = []
         try:
@@ -96,10 +96,10 @@ class Forward:
                 kind = Kind.DEVICE_FULL
         return Ran(message.seq, ms, notes=notes, error=text, reason=POLICIES[kind].reason)
 
-    def board(self, message: Run) -> Flight:
+    def board(self, message: Run) -> DeviceBatch:
         """A Run whose steps are called one by one; for a backend that overlaps."""
         assert self.overlapping is not None
-        return Flight(self, self.overlapping, message)
+        return DeviceBatch(self, self.overlapping, message)
 
     def _try(self, message: Run, began: float, notes: list[Note]) -> Ran:
         if message.lengths is None:

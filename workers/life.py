@@ -23,12 +23,12 @@ from workers import console
 from workers.beat import Beat
 from workers.blame import Blame
 from workers.board import Board
+from workers.body_remover import BodyRemover
 from workers.custody import Custody
 from workers.engine_client import Engine, EngineDied
 from workers.exchange import Ready
 from workers.exits import KILLED, Exit
 from workers.incarnation import Incarnation
-from workers.keeper import Keeper
 from workers.last_word import leave_word
 from workers.orphan import Countdown
 from workers.parts import Parts
@@ -60,7 +60,7 @@ class Life:
         self.slot: Slot | None = None
         self.engine: Engine | None = None
         self.beat: Beat | None = None
-        self.keeper: Keeper | None = None
+        self.body_remover: BodyRemover | None = None
 
     def stop(self) -> None:
         """Asks for the end; safe in a signal handler."""
@@ -133,8 +133,8 @@ class Life:
             if self.slot is not None:
                 slot, self.slot = self.slot, None
                 slot.close()
-            if self.keeper is not None:
-                self.keeper.stop()
+            if self.body_remover is not None:
+                self.body_remover.stop()
             link.close()
             self.blame.close()
 
@@ -211,9 +211,9 @@ class Life:
         slot = self.slot = parts.slot(
             link, engine, ready, board=board, blame=self.blame, hurry=beat.hurry, on_settled=self.incarnation.settled
         )
-        if (keeper := parts.keeper()) is not None:
-            self.keeper = keeper
-            keeper.start()
+        if (body_remover := parts.body_remover()) is not None:
+            self.body_remover = body_remover
+            body_remover.start()
         if self.waits.is_stopping:
             self._tell(slot)
         log.info("slot ready", slot=self.name, model=model, version=version, device=ready.device,

@@ -99,24 +99,24 @@ class Pacing:
     def _prospect(self, batch: Batch) -> tuple[float, float, int, int]:
         """How long it takes, what one row more in it would save, the rows of the batches to come and of low ones. Remembered until
         T is looked at again, since batches repeat."""
-        allowance = self._batcher.allowance
-        if self._known_under != allowance.edition:
-            self._known_under = allowance.edition
+        batch_limits = self._batcher.batch_limits
+        if self._known_under != batch_limits.edition:
+            self._known_under = batch_limits.edition
             self._known.clear()
         key = (batch.dims, batch.rows)
         known = self._known.get(key)
         if known is None:
-            ms = allowance.typical_ms(batch.dims, batch.forward_rows) * batch.forwards
-            saved_ms = allowance.saved_ms(batch.dims, batch.rows)
+            ms = batch_limits.typical_ms(batch.dims, batch.forward_rows) * batch.forwards
+            saved_ms = batch_limits.saved_ms(batch.dims, batch.rows)
             rows = self._of_a_batch(batch.dims, HIGH), self._of_a_batch(batch.dims, LOW)
             known = self._known[key] = (ms, saved_ms, *rows)
         return known
 
     def _of_a_batch(self, dims: Dims, lane: int) -> int:
         """Rows to have in hand for one batch: as many as it will have, unless such batches are over at once."""
-        allowance = self._batcher.allowance
-        planned = allowance.planned(dims, lane)
-        return planned if allowance.typical_ms(dims, planned) >= QUICK_MS else self._batcher.max_rows
+        batch_limits = self._batcher.batch_limits
+        planned = batch_limits.planned(dims, lane)
+        return planned if batch_limits.typical_ms(dims, planned) >= QUICK_MS else self._batcher.max_rows
 
     # --- what follows -----------------------------------------------------------------------------
 
@@ -142,7 +142,9 @@ class Pacing:
         coming = self._batcher.coming()
         if coming is None or coming.is_full:
             return 0.0
-        left_ms = self._waiting.left_ms(now_ms, coming.rows, self._batcher.allowance.saved_ms(coming.dims, coming.rows))
+        left_ms = self._waiting.left_ms(
+            now_ms, coming.rows, self._batcher.batch_limits.saved_ms(coming.dims, coming.rows)
+        )
         return min(left_ms, self._batcher.tightest_ms() - now_ms - coming.ms) if left_ms else 0.0
 
     def batch_rows(self) -> int:

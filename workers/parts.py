@@ -23,12 +23,12 @@ from workers.artifact import Artifact, open_artifact
 from workers.batcher import Batcher
 from workers.blame import Blame
 from workers.board import Board
+from workers.body_remover import BodyRemover
 from workers.caps import Caps
 from workers.chain import most_forwards
 from workers.columns import RAW_FLOOR_BYTES
 from workers.engine_client import Engine, EngineProcess, InlineEngine, make_slabs
 from workers.exchange import Ready
-from workers.keeper import Keeper
 from workers.outcomes import Outcomes
 from workers.retire import Retirement
 from workers.slot import Slot
@@ -127,11 +127,11 @@ class Parts:
             store=self._store,
         )  # fmt: skip
 
-    def keeper(self) -> Keeper | None:
+    def body_remover(self) -> BodyRemover | None:
         """Who removes large bodies outside Redis, not started yet; None where there are none."""
         if self._store is None:
             return None
-        return Keeper(model=self.artifact.spec.name, store=self._store, link=Link(self._url))
+        return BodyRemover(model=self.artifact.spec.name, store=self._store, link=Link(self._url))
 
     def _timetable(self, link: Link, ready: Ready) -> Timetable:
         """What earlier lives learned of this manifest on this device, and what the warm-up just did."""

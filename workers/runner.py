@@ -26,7 +26,7 @@ from workers.outcomes import Clocked, Outcomes
 from workers.stow import Stower
 from workers.timetable import Timetable
 from workers.triage import Triage
-from workers.watch import Watch
+from workers.watchdog import Watchdog
 
 log = structlog.get_logger()
 
@@ -66,7 +66,7 @@ class Runner:
         self._caps = caps
         self._timetable = timetable
         self._blame = blame
-        self._watch = Watch(timetable, clock)
+        self._watchdog = Watchdog(timetable, clock)
         self._sent: deque[Batch] = deque()  # with the engine, in order: the first one runs
         self._finished: tuple[Batch, Ran] | None = None
         self._triage = Triage(outcomes=outcomes, caps=caps, bucket=bucket, drop=drop, redis_ms=redis_ms)
@@ -151,7 +151,7 @@ class Runner:
         except EngineDied as death:
             self._bury(death)
             return
-        self._watch.begin()
+        self._watchdog.begin()
         if isinstance(answer, Measured):
             self._is_measuring = False
             self.usage = answer
@@ -167,7 +167,7 @@ class Runner:
     def check_hang(self) -> None:
         """Kills an engine that has been silent past its limit; call it each turn, whatever else is going on."""
         batch = self._sent[0] if self._sent else None
-        hang_s = self._watch.hang_s(batch, is_idle=self.is_idle, stamped_at=self._engine.progress.at_s)
+        hang_s = self._watchdog.hang_s(batch, is_idle=self.is_idle, stamped_at=self._engine.progress.at_s)
         if hang_s:
             self.has_hung = True
             survives = "" if self._engine.kill() else " and survives SIGKILL: the driver holds it"
@@ -196,7 +196,7 @@ class Runner:
 
     def _begin(self) -> None:
         if self.is_idle:  # else it began with the answer to what the engine does now
-            self._watch.begin()
+            self._watchdog.begin()
 
     def _send(self, message: Run | Measure) -> None:
         try:

@@ -17,8 +17,8 @@ from broker.queue import Queue
 from broker.settings_tables import SlotSettings
 from broker.timetable import Learned
 from workers.ahead import Ahead
-from workers.allowance import Allowance
 from workers.batch import Batch
+from workers.batch_limits import BatchLimits
 from workers.batcher import Batcher
 from workers.blame import Blame
 from workers.board import Board
@@ -94,7 +94,7 @@ class Slot:
             engine=engine, stower=stower, outcomes=outcomes, bucket=batcher.bucket, drop=batcher.drop, redis_ms=self._leases.redis_ms,
             claimed_ms=self._leases.claimed_ms, caps=caps, blame=blame, clock=clock, timetable=timetable,
         )  # fmt: skip
-        batcher.allowance = Allowance(
+        batcher.batch_limits = BatchLimits(
             timetable, batcher.row_buckets, low_batch_ms=settings.low_batch_ms,
             cap=lambda dims: caps.limit(dims, self._leases.redis_ms()) if caps.are_known else batcher.max_rows,
         )  # fmt: skip

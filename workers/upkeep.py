@@ -15,10 +15,10 @@ from broker.timetable import Learned
 from workers.batch import Batch
 from workers.board import Board
 from workers.exchange import Ran
-from workers.kept import Kept
 from workers.leases import Leases
 from workers.retire import Retirement
 from workers.runner import Runner
+from workers.save_schedule import SaveSchedule
 from workers.timetable import Timetable
 
 log = structlog.get_logger()
@@ -47,7 +47,7 @@ class Upkeep:
         self._retirement = retirement
         self._board = board
         self._remember = remember
-        self._kept = Kept(timetable, now)
+        self._save_schedule = SaveSchedule(timetable, now)
         self._sample_at = now + retirement.limits.sample_every_s
         runner.on_batch = self._count
 
@@ -65,13 +65,13 @@ class Upkeep:
             self._retirement.sample(usage)
         if runner.learned:
             self._share()
-        if now >= self._kept.due_at:
+        if now >= self._save_schedule.due_at:
             self.keep(now)
 
     def keep(self, now: float, *, is_over: bool = False) -> None:
         """Writes down what forwards take; at the end, or when that is due and the wire is free."""
         if self._remember is not None and not self._leases.claimer.is_blocked:
-            sizes = self._kept.due(now, is_over=is_over)
+            sizes = self._save_schedule.due(now, is_over=is_over)
             if sizes:
                 self._leases.tell(self._remember(sizes))
 

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import msgspec
 
-from workers.allowance import Allowance
 from workers.batch import Coming
+from workers.batch_limits import BatchLimits
 from workers.batcher import Batcher
 
-Wait = Callable[[Coming, Allowance, float, float], float]  # (coming, allowance, gap_ms, waited_ms) -> ms to wait on
+Wait = Callable[
+    [Coming, BatchLimits, float, float], float
+]  # (coming, batch_limits, gap_ms, waited_ms) -> ms to wait on
 
 
 class Mechanisms(msgspec.Struct, frozen=True):
@@ -34,17 +36,17 @@ NOW = Mechanisms()
 
 def fixed(timer_ms: float) -> Wait:
     """Waits for a full batch, so long at most."""
-    return lambda coming, allowance, gap_ms, waited_ms: timer_ms - waited_ms
+    return lambda coming, batch_limits, gap_ms, waited_ms: timer_ms - waited_ms
 
 
-def by_mean_gap(coming: Coming, allowance: Allowance, gap_ms: float, waited_ms: float) -> float:
+def by_mean_gap(coming: Coming, batch_limits: BatchLimits, gap_ms: float, waited_ms: float) -> float:
     """Waits for one more while n * E[gap] is less than what it saves, twice the gap at most."""
-    saved_ms = allowance.saved_ms(coming.dims, coming.rows)
+    saved_ms = batch_limits.saved_ms(coming.dims, coming.rows)
     return 2 * gap_ms - waited_ms if saved_ms >= 1.0 and coming.rows * gap_ms < saved_ms else 0.0
 
 
-class Loose(Allowance):
-    """An allowance with some of its rules off."""
+class Loose(BatchLimits):
+    """BatchLimits with some of its rules off."""
 
     how = NOW
 
@@ -57,8 +59,8 @@ class Loose(Allowance):
         return super().company(dims, rows) if self.how.company else self._buckets[-1]
 
 
-def shrink(batcher: Batcher, allowance: Loose, now_ms: float, most: int) -> None:
+def shrink(batcher: Batcher, batch_limits: Loose, now_ms: float, most: int) -> None:
     """Bounds the next batch by the tightest deadline in hand, unless that is lost."""
     slack_ms = batcher.tightest_ms() - now_ms
-    fit = allowance._largest_within((), slack_ms) if batcher.rows <= most else 0
-    allowance._cap = lambda dims: fit or most
+    fit = batch_limits._largest_within((), slack_ms) if batcher.rows <= most else 0
+    batch_limits._cap = lambda dims: fit or most

@@ -40,9 +40,9 @@ class Slot:
         self._how = how
         buckets = tuple(self._table)
         self._batcher = Batcher(SPEC, row_buckets=buckets, max_rows=buckets[-1], batch_bytes=1 << 30)
-        self._allowance = Loose(timetable(table), buckets, low_batch_ms=how.low_batch_ms)
-        self._allowance.how = how
-        self._batcher.allowance = self._allowance
+        self._batch_limits = Loose(timetable(table), buckets, low_batch_ms=how.low_batch_ms)
+        self._batch_limits.how = how
+        self._batcher.batch_limits = self._batch_limits
         self._pacing = Pacing(self._batcher, max_wait_ms=5.0 if how.expects else 0.0, read_ahead_max_ms=500.0)
         self._claims = Claims()
         self._lanes: tuple[deque[Job], ...] = tuple(deque() for _ in LANES)
@@ -171,7 +171,7 @@ class Slot:
             self._wait()
         self._expire()
         if how.shrinks:
-            shrink(batcher, self._allowance, self._now, batcher.max_rows)
+            shrink(batcher, self._batch_limits, self._now, batcher.max_rows)
         batch = batcher.pack()
         if batch is not None:
             pacing.began(batch, self._now / 1e3)
@@ -191,7 +191,7 @@ class Slot:
     def _wait(self) -> None:
         began = self._now
         while (coming := self._batcher.coming()) is not None and not coming.is_full and self._how.wait is not None:
-            left_ms = self._how.wait(coming, self._allowance, self._gap_ms, self._now - began)
+            left_ms = self._how.wait(coming, self._batch_limits, self._gap_ms, self._now - began)
             if left_ms <= 0:
                 return
             self._now += min(LOOK_AGAIN_MS, left_ms)

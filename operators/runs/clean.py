@@ -14,14 +14,14 @@ from broker.errors import RunError
 from broker.runs import View
 from broker.settings import Settings
 from operators.runs.admit import check_output, require_id
-from operators.runs.shift import shift
+from operators.runs.program_context import context
 
 DAY_MS = 24 * 3_600_000
 
 
 def clean(name: str, due_s: int) -> str:
     """The task; what was taken away. Only within the program of runs."""
-    begun = shift.get()
+    begun = context.get()
     link = Link(begun.url)
     link.connect_within(begun.settings.redis.connect_s)
     try:

@@ -13,7 +13,7 @@ from broker.runs import Ask
 from broker.settings import Settings
 from operators.completion.complete import complete_run
 from operators.reach import reached
-from operators.runs import told
+from operators.runs import texts
 from operators.runs.screen.cli import print_field, timeout, wait, wait_for
 from operators.runs.submit.cli import check, submit
 from operators.screen.cli import as_json, load_or_in_force, print_json, print_lines, say, with_reason, with_yes
@@ -45,7 +45,7 @@ def ls(config: str | None, limit: int, is_json: bool) -> None:
     if is_json:
         print_json(found)
     elif found:
-        print_lines(told.runs(found))
+        print_lines(texts.runs(found))
     else:
         click.echo("no runs; `penstock run submit` begins one")
 
@@ -61,7 +61,7 @@ def show(config: str | None, id: str, is_json: bool) -> None:
     if is_json:
         print_json(view)
     else:
-        for name, text in told.one(view):
+        for name, text in texts.one(view):
             print_field(name, text)
 
 
@@ -111,7 +111,7 @@ def cancel(config: str | None, id: str, is_agreed: bool, reason: str, is_json: b
     with reached(settings) as link:
         view = runs.view(link, id)
     if not view.is_final:
-        agree(f"cancel run {id} and throw away {told.count(view.rows_done)} scored rows?", is_agreed=is_agreed)
+        agree(f"cancel run {id} and throw away {texts.count(view.rows_done)} scored rows?", is_agreed=is_agreed)
     _ask(settings, id, "cancel", reason, is_json)
 
 
@@ -139,10 +139,10 @@ def errors(config: str | None, id: str, limit: int, is_json: bool) -> None:
     if is_json:
         print_json(found)
     elif found:
-        print_lines(told.errors(found))
+        print_lines(texts.errors(found))
         if view.rows_failed > len(found):
             say(
-                f"{told.count(view.rows_failed - len(found))} more; --limit shows more, the output's `error` column all"
+                f"{texts.count(view.rows_failed - len(found))} more; --limit shows more, the output's `error` column all"
             )
     else:
         click.echo(f"no row of run {id} has failed")
@@ -161,7 +161,7 @@ def list_schedules(config: str | None, is_json: bool) -> None:
     if is_json:
         print_json(found)
     elif found:
-        print_lines(told.schedules(found))
+        print_lines(texts.schedules(found))
     else:
         click.echo("no schedules; [schedules.NAME] in pool.toml makes one (docs/runs.md)")
 
@@ -175,4 +175,4 @@ def _ask(settings: Settings, id: str, what: Ask, reason: str, is_json: bool, *, 
     elif is_json:
         print_json(view)
     else:
-        click.echo(f"run {id} is {told.state(view)}")
+        click.echo(f"run {id} is {texts.state(view)}")

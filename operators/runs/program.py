@@ -20,8 +20,8 @@ from broker.errors import PenstockError
 from broker.rq_redis import rq_client
 from broker.settings import Settings, load
 from operators.runs.enqueue import Enqueuer
+from operators.runs.program_context import ProgramContext, context
 from operators.runs.schedule import Schedules
-from operators.runs.shift import Shift, shift
 from operators.runs.tasks import score
 from operators.runs.worker import RunsWorker, make_worker, queue_names
 
@@ -70,7 +70,7 @@ def work(settings: Settings, name: str) -> int:
     )
     worker.on_left = enqueuer.hasten
     freed = enqueuer.free(owner)
-    shift.set(Shift(
+    context.set(ProgramContext(
         settings, url, f"{owner}.{incarnation}", is_stopping=worker.stopping.is_set, waiting=enqueuer.waiting,
         tell=_teller(worker), works=enqueuer.works,
     ))  # fmt: skip

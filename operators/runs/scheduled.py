@@ -12,7 +12,7 @@ from broker.fingerprint import is_local
 from broker.runs import IfExists, Request
 from broker.settings import Settings, unknown
 from operators.runs.ordering import Words, make_order
-from operators.runs.shift import shift
+from operators.runs.program_context import context
 from producer import run_order
 
 MARKS = ("{date}", "{time}")
@@ -20,7 +20,7 @@ MARKS = ("{date}", "{time}")
 
 def submit(name: str, due_s: int) -> str:
     """The run's id. Only within the program of runs, whose settings and Redis user it takes."""
-    begun = shift.get()
+    begun = context.get()
     link = Link(begun.url)
     link.connect_within(begun.settings.redis.connect_s)
     try:

@@ -9,8 +9,8 @@ from typing import Any
 from broker.settings import load
 from operators.reach import reached
 from operators.runs import clean, scheduled
-from operators.runs.shift import shift
-from operators.runs.taking import take_turn
+from operators.runs.program_context import context
+from operators.runs.working import take_turn
 
 
 def ping() -> float:
@@ -25,7 +25,7 @@ def score(run: str) -> str:
 
     Only within the program of runs, which knows what it is told meanwhile.
     """
-    return take_turn(str(run), shift.get())
+    return take_turn(str(run), context.get())
 
 
 # The name a job gives -> the function itself, so that no name from Redis is ever imported or looked up in a module.

@@ -18,9 +18,8 @@ from broker.connection import LOST, Link
 from broker.errors import RedisRefused, RedisUnavailable, RunError
 from broker.runs import View
 from operators.runs.admit import admit
-from operators.runs.again import failed_rows
 from operators.runs.ahead import Ahead, all_rows
-from operators.runs.aside import aside, tidied
+from operators.runs.background import in_background, tidied
 from operators.runs.courier import Courier, VersionChanged
 from operators.runs.data.manifest import PartNote
 from operators.runs.data.sink import Sink
@@ -30,8 +29,9 @@ from operators.runs.opening import Input, finished_parts, open_input, open_outpu
 from operators.runs.pace import Plan, Throttle, Window
 from operators.runs.pieces import Pieces
 from operators.runs.probe import look, make_plan
+from operators.runs.program_context import ProgramContext
+from operators.runs.retrying import failed_rows
 from operators.runs.scorer import Count, Scorer
-from operators.runs.shift import Shift
 from operators.runs.watch import Stopped, Watch
 from operators.runs.writer import Writer
 from producer.client import Producer
@@ -53,21 +53,21 @@ class Stop(Exception):
 class Turn:
     """The parts of one turn, made one after the other: what cannot be known is told at the earliest moment it can."""
 
-    def __init__(self, view: View, lease: Lease, link: Link, shift: Shift) -> None:
+    def __init__(self, view: View, lease: Lease, link: Link, context: ProgramContext) -> None:
         self.view = view
         self.count = Count()
         self._lease = lease
         self._link = link
-        self._shift = shift
+        self._context = context
         self._scored, self._scored_s = 0, 0.0
-        self._watch = Watch(link, shift, model=view.request.model, priority=view.request.priority)
+        self._watch = Watch(link, context, model=view.request.model, priority=view.request.priority)
 
     def work(self) -> str:
         """The state the run ends in. Raises Stop, LeaseLost, VersionChanged, and what is wrong with the run."""
-        request, run, roots = self.view.request, self.view.id, self._shift.settings.run_roots
-        self._aside(lambda: admit(self.view, roots), "looks where it leads")
+        request, run, roots = self.view.request, self.view.id, self._context.settings.run_roots
+        self._in_background(lambda: admit(self.view, roots), "looks where it leads")
         if self.view.state == "cancelled":
-            self._aside(lambda: sink_of(self.view, replace=True).discard(), "throws its parts away")
+            self._in_background(lambda: sink_of(self.view, replace=True).discard(), "throws its parts away")
             return "cancelled"
         kept = self._ask(lambda: run_lease.kept(self._link, run))
         self.count = Count(self.view.rows_total, rows=self.view.rows_done, failed=self.view.rows_failed)
@@ -75,29 +75,29 @@ class Turn:
             return self._end()  # by one that died before it could say so
         published = self._ask(lambda: spec.fetch(self._link, request.model))
         self._pin(published.spec.version)
-        opened = self._aside(lambda: open_input(self.view, published, roots), "opens its input")
+        opened = self._in_background(lambda: open_input(self.view, published, roots), "opens its input")
         source = opened.source
         self._require_same(source)
-        self._aside(lambda: source.check_apart(request.output), "opens its output")
-        sink = self._aside(lambda: open_output(self.view, kept), "opens its output")
+        self._in_background(lambda: source.check_apart(request.output), "opens its output")
+        sink = self._in_background(lambda: open_output(self.view, kept), "opens its output")
         self._note({"is_fresh": "", "is_assembled": ""})
         try:
             if not sink.is_assembled or self.view.is_retry:
                 self._fill(sink, kept, published, opened)
             keep, rows = self.count.failed > 0, source.rows or self.count.rows
-            self._aside(lambda: sink.assemble(rows=rows, keep=keep), "puts its output together", is_final=True)
+            self._in_background(lambda: sink.assemble(rows=rows, keep=keep), "puts its output together", is_final=True)
         finally:
             tidied(sink.close)
         self._note({"is_assembled": "1", "rows_done": self.count.rows, "rows_failed": self.count.failed})
         if not keep:
-            self._aside(sink.discard, "tidies up", is_final=True)
+            self._in_background(sink.discard, "tidies up", is_final=True)
         return self._end()
 
     def _fill(self, sink: Sink, kept: run_lease.Kept, published: spec.Published, opened: Input) -> None:
         """Writes the parts that are not there yet."""
-        with Producer(self._shift.url, submit_timeout_s=PATIENCE_S) as producer:
+        with Producer(self._context.url, submit_timeout_s=PATIENCE_S) as producer:
             plan = self._plan(kept.plan, opened, published, producer)
-            notes = self._aside(lambda: finished_parts(sink, plan), "looks at its parts")
+            notes = self._in_background(lambda: finished_parts(sink, plan), "looks at its parts")
             self.count = Count(
                 opened.source.rows, len(notes), sum(one.rows for one in notes), sum(one.failed for one in notes)
             )
@@ -118,7 +118,7 @@ class Turn:
             fields["rows_per_s"] = round(self._scored / self._scored_s, 1)  # of the whole turn
         left = self._ask(lambda: self._lease.leave(state, fields))
         done = {"rows_done": self.count.rows, "rows_failed": self.count.failed, "doing": "", "eta_s": 0.0}
-        self._shift.tell({"state": left, **done})
+        self._context.tell({"state": left, **done})
         log.info(
             "run left",
             run=self.view.id,
@@ -153,7 +153,7 @@ class Turn:
     def _plan(self, kept: str, opened: Input, published: spec.Published, producer: Producer) -> Plan:
         if kept and not self.view.is_fresh:
             return msgspec.json.decode(kept, type=Plan)
-        group = self._aside(
+        group = self._in_background(
             lambda: look(opened.source, opened.binding, published.spec.max_rows), "reads its first rows"
         )
         plan = make_plan(
@@ -170,7 +170,7 @@ class Turn:
         notes: list[PartNote],
     ) -> None:  # fmt: skip
         source, binding, page_layout = opened
-        request, settings = self.view.request, self._shift.settings.runs
+        request, settings = self.view.request, self._context.settings.runs
 
         def chunks(first: int) -> Any:
             return source.chunks(plan.chunk_rows, first=first, columns=binding.columns)
@@ -192,7 +192,7 @@ class Turn:
         writer.start()
         scorer = Scorer(
             feed=feed, courier=courier, pieces=pieces, writer=writer, lease=self._lease, count=self.count,
-            error_limit=self.count.failed + limit if self.view.is_retry else limit, watch=self._watch, tell=self._shift.tell,
+            error_limit=self.count.failed + limit if self.view.is_retry else limit, watch=self._watch, tell=self._context.tell,
             is_retry=self.view.is_retry,
         )  # fmt: skip
         began = time.monotonic()
@@ -230,15 +230,15 @@ class Turn:
                     raise RedisUnavailable(f"Redis does not answer: {error}") from None
                 time.sleep(PAUSE_S)
 
-    def _aside(self, work: Callable[[], Any], doing: str, *, is_final: bool = False) -> Any:
-        return aside(work, self._ticker(doing, is_final=is_final))
+    def _in_background(self, work: Callable[[], Any], doing: str, *, is_final: bool = False) -> Any:
+        return in_background(work, self._ticker(doing, is_final=is_final))
 
     def _ticker(self, doing: str, *, is_final: bool = False) -> Callable[[], None]:
         """Renews the lease and says what is done, each second; ends the turn when asked to. What `is_final` is not left in its middle."""
 
         def tick() -> None:
             asked = self._lease.note({"doing": doing})
-            self._shift.tell({"doing": doing})
+            self._context.tell({"doing": doing})
             if is_final:
                 return
             if asked in ("pause", "cancel"):

@@ -11,7 +11,7 @@ from broker import keys, roster
 from broker.connection import LOST, Link, ResponseError
 from broker.errors import RedisUnavailable
 from operators.runs.pace import must_yield
-from operators.runs.shift import Shift
+from operators.runs.program_context import ProgramContext
 
 LOOK_S = 2.0
 
@@ -27,10 +27,16 @@ class Watch:
     """One turn's."""
 
     def __init__(
-        self, link: Link, shift: Shift, *, model: str, priority: str, clock: Callable[[], float] = time.monotonic
+        self,
+        link: Link,
+        context: ProgramContext,
+        *,
+        model: str,
+        priority: str,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._link = link
-        self._shift = shift
+        self._context = context
         self._model = model
         self._priority = priority
         self._clock = clock
@@ -40,13 +46,13 @@ class Watch:
 
     def stopped(self) -> Stopped | None:
         """Whether the program is to end."""
-        return Stopped("queued", "the program ends") if self._shift.is_stopping() else None
+        return Stopped("queued", "the program ends") if self._context.is_stopping() else None
 
     def is_time_up(self) -> bool:
         """Whether others are to go on."""
         return must_yield(
-            self._priority, self._shift.waiting(), worked_s=self._clock() - self._began,
-            slice_s=self._shift.settings.runs.slice_s,
+            self._priority, self._context.waiting(), worked_s=self._clock() - self._began,
+            slice_s=self._context.settings.runs.slice_s,
         )  # fmt: skip
 
     def waits_for(self) -> str:

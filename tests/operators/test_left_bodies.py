@@ -14,7 +14,7 @@ from broker.settings import Settings
 from broker.settings_tables import ModelSettings, RedisSettings
 from operators.left_bodies import left_bodies
 from tests.broker.actors import MODEL
-from workers.keeper import Keeper
+from workers.body_remover import BodyRemover
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def settings(redis_url: str, link: Link, tmp_path: Path, folder: str) -> Setting
     made = Settings(redis=RedisSettings(url=redis_url), models={MODEL: ModelSettings(MODEL)}, root=str(tmp_path))
     link.call("DEL", keys.spec(MODEL))  # one server for all tests of this file
     store = FileStore(folder)
-    Keeper(model=MODEL, store=store, link=link).tick(0.0)
+    BodyRemover(model=MODEL, store=store, link=link).tick(0.0)
     link.call(*bodies_sweep.note(MODEL, store.token, ["abc-1", "abc-2"]))
     return msgspec.structs.replace(made, queue=msgspec.structs.replace(made.queue, bodies=folder))
 

@@ -11,7 +11,7 @@ from broker.dead import DeadLetters, renew
 from tests.broker.actors import MODEL, Client, Slot, publish
 from tests.broker.apart import job, lying, send, submit
 from tests.security.conftest import Guarded, Role
-from workers.keeper import Keeper
+from workers.body_remover import BodyRemover
 
 
 def test_a_body_in_redis_goes_its_whole_way_under_the_roles(guarded: Guarded, role: Role) -> None:
@@ -64,7 +64,7 @@ def test_a_slots_keeper_works_with_a_slots_rights(guarded: Guarded, role: Role, 
     link = Link(guarded.url_of("worker"))
     link.connect()
     # when
-    Keeper(model=MODEL, store=store, link=link).tick(0.0)
+    BodyRemover(model=MODEL, store=store, link=link).tick(0.0)
     link.close()
     # then
     assert lying(store) == ["never-1"]

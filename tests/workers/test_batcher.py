@@ -10,8 +10,8 @@ import pytest
 from broker.lease import lease_of
 from broker.messages import Column, Job, Signature
 from broker.spec import ModelSpec, TensorSpec
-from workers.allowance import Allowance
 from workers.batch import Batch
+from workers.batch_limits import BatchLimits
 from workers.batcher import Batcher
 from workers.exchange import Timed
 from workers.timetable import Timetable
@@ -87,7 +87,7 @@ def test_now_and_then_a_batch_is_as_large_as_may_be_though_smaller_ones_do_more(
     monkeypatch.setattr("workers.batcher.FULL_EVERY", 6)
     parts = batcher()
     times = table((1, 10.0), (2, 24.0), (4, 50.0), (8, 99.0))  # one row a batch is best
-    parts.allowance = Allowance(times, parts.row_buckets, low_batch_ms=20.0)
+    parts.batch_limits = BatchLimits(times, parts.row_buckets, low_batch_ms=20.0)
     parts.add([job() for _ in range(20)])
     packed = [parts.pack() for _ in range(6)]
     assert [batch.rows for batch in packed if batch is not None] == [1, 1, 1, 8, 1, 8], (
@@ -188,7 +188,7 @@ def test_clear_and_drop_forget_jobs_and_their_rows() -> None:
 
 def test_a_batch_never_has_more_rows_than_the_cap_of_its_shape() -> None:
     parts = batcher(VARYING)
-    parts.allowance = Allowance(
+    parts.batch_limits = BatchLimits(
         table(), parts.row_buckets, low_batch_ms=0.0, cap=lambda dims: 2 if dims == (16,) else 8
     )
     parts.add([job(seq=16, rows=5), job(seq=16), job(seq=4, rows=7), job(seq=16, rows=3, deliveries=2)])

@@ -6,7 +6,7 @@ import msgspec
 
 from broker.messages import Job
 from tests.workers.test_batcher import batcher, ids, job, table
-from workers.allowance import Allowance
+from workers.batch_limits import BatchLimits
 from workers.batcher import TRIES_ONE_EVERY, Batcher
 
 HIGH, NORMAL, LOW = range(3)
@@ -14,7 +14,7 @@ HIGH, NORMAL, LOW = range(3)
 
 def timed(*times: tuple[int, float], low_batch_ms: float = 20.0) -> Batcher:
     parts = batcher()
-    parts.allowance = Allowance(table(*times), parts.row_buckets, low_batch_ms=low_batch_ms)
+    parts.batch_limits = BatchLimits(table(*times), parts.row_buckets, low_batch_ms=low_batch_ms)
     return parts
 
 

@@ -17,7 +17,7 @@ from broker.messages import Status
 from tests.wait import wait_until
 from tests.workers.fakes import SPEC, Client, Doubler, LateEngine, RunningSlot
 from tests.workers.test_batcher import job, table
-from workers.allowance import Allowance
+from workers.batch_limits import BatchLimits
 from workers.batcher import BEGINS_EVERY, Batcher
 
 HIGH, NORMAL, LOW = 1, 2, 3  # on the wire
@@ -92,7 +92,7 @@ def test_a_lower_lane_gets_its_eighth_and_no_more_behind_jobs_that_fill_batches_
 
 def test_a_lane_that_rode_along_begins_no_batch_of_its_own() -> None:
     parts = Batcher(SPEC, row_buckets=(1, 2, 4, 8), max_rows=8, batch_bytes=1 << 20)
-    parts.allowance = Allowance(table((1, 5.0), (8, 5.0)), parts.row_buckets, low_batch_ms=0.0)
+    parts.batch_limits = BatchLimits(table((1, 5.0), (8, 5.0)), parts.row_buckets, low_batch_ms=0.0)
     parts.add([job(lane=2, rows=500)])
     lanes = []
     for _ in range(3 * BEGINS_EVERY):

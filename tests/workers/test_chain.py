@@ -16,9 +16,9 @@ from producer import Producer
 from tests import models
 from tests.workers.fakes import RAISES, SPEC, Client, Doubler, RunningSlot
 from tests.workers.test_batcher import FIXED, RAW, VARYING, job, table
-from workers.allowance import Allowance
 from workers.backends import Arrays
 from workers.batch import Batch
+from workers.batch_limits import BatchLimits
 from workers.batcher import Batcher
 from workers.caps import Caps
 from workers.chain import LONGEST_MS, most_forwards
@@ -31,7 +31,7 @@ QUICK = ((1, 0.05), (8, 0.1))
 
 def batcher(timetable: Timetable, *, low_batch_ms: float = 0.0, cap: int = 8, most: int = 4) -> Batcher:
     made = Batcher(FIXED, row_buckets=ROWS, max_rows=8, batch_bytes=1 << 20, most_forwards=most)
-    made.allowance = Allowance(timetable, ROWS, low_batch_ms=low_batch_ms, cap=lambda dims: cap)
+    made.batch_limits = BatchLimits(timetable, ROWS, low_batch_ms=low_batch_ms, cap=lambda dims: cap)
     return made
 
 
@@ -151,7 +151,7 @@ def test_answers_counts_and_times_are_those_of_single_batches(redis_url: str, cl
 
 
 def test_a_model_that_gives_the_same_array_each_time_is_chained_as_any_other(redis_url: str, client: Client) -> None:
-    class Keeper(Doubler):
+    class BodyRemover(Doubler):
         kept = np.zeros((64, 4), "float32")
 
         def run(self, inputs: Arrays) -> Arrays:
@@ -160,7 +160,7 @@ def test_a_model_that_gives_the_same_array_each_time_is_chained_as_any_other(red
             return {"y": self.kept[:rows]}
 
     rows = np.arange(240 * 4, dtype="float32").reshape(240, 4)
-    with RunningSlot(redis_url, backend=Keeper(), forwards=4, timetable=times()):
+    with RunningSlot(redis_url, backend=BodyRemover(), forwards=4, timetable=times()):
         (outcome,) = client.wait(client.submit(rows))
     assert np.array_equal(np.frombuffer(outcome.data, "float32").reshape(240, 4), rows * 2)
 

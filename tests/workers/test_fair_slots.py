@@ -204,7 +204,7 @@ def test_what_forwards_took_is_there_for_the_next_life(redis_url: str, client: C
     digest, device = "ab" * 32, "h/cpu"
     slot = RunningSlot(redis_url, timetable=known(1.0))
     slot.slot._upkeep._remember = lambda sizes: timetable.save(MODEL, digest, device, sizes)
-    slot.slot._upkeep._kept.due_at = float("inf")  # however slow this machine is: written at the end alone
+    slot.slot._upkeep._save_schedule.due_at = float("inf")  # however slow this machine is: written at the end alone
     with slot:
         for _ in range(20):
             client.wait(client.submit(1.0))

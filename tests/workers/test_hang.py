@@ -18,7 +18,7 @@ from workers.exchange import Measure, Run
 from workers.exits import Exit
 from workers.runner import Runner
 from workers.timetable import Timetable
-from workers.watch import SLEPT_S
+from workers.watchdog import SLEPT_S
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ class Watched(Runner):
             claimed_ms={}, caps=unused, timetable=Timetable(floor_s=60.0, factor=20.0), clock=lambda: self.now,
         )  # fmt: skip
         self._sent.append(Batch([], 1, 1, ()))
-        self._watch.begin()
+        self._watchdog.begin()
         self.check_hang()
 
     def sees(self, now: float) -> bool:

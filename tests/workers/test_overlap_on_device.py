@@ -25,10 +25,10 @@ from tests.workers.fake_cuda import driver as driver  # noqa: E402
 from workers import conveyor, exchange  # noqa: E402
 from workers.artifact import Artifact, write  # noqa: E402
 from workers.backends import Overlapping, load  # noqa: E402
+from workers.device_batch import DeviceBatch  # noqa: E402
 from workers.engine import load_and_warm  # noqa: E402
 from workers.engine_client import make_slabs  # noqa: E402
 from workers.exchange import Measure, Ran, Run  # noqa: E402
-from workers.flight import Flight  # noqa: E402
 from workers.forward import Forward  # noqa: E402
 from workers.progress import Progress  # noqa: E402
 from workers.slabs import Slab  # noqa: E402
@@ -153,7 +153,7 @@ def serving(driver: Driver, tmp_path: Path) -> Iterator[Any]:
         forward, slabs = started(artifact)
         told: list[str] = []
         for name in ("prepare", "stage", "launch", "land"):
-            _tell(Flight, name, told)
+            _tell(DeviceBatch, name, told)
 
         def answer(said: Ran | Measure) -> None:
             told.append("measured" if isinstance(said, Measure) else f"answer {said.seq}")
@@ -167,21 +167,21 @@ def serving(driver: Driver, tmp_path: Path) -> Iterator[Any]:
         threads[0].start()
         return ours, slabs, told, forward
 
-    kept = {name: getattr(Flight, name) for name in ("prepare", "stage", "launch", "land")}
+    kept = {name: getattr(DeviceBatch, name) for name in ("prepare", "stage", "launch", "land")}
     yield start
     ours.close()
     for thread in threads:
         thread.join(10)
         assert not thread.is_alive()
     for name, method in kept.items():
-        setattr(Flight, name, method)
+        setattr(DeviceBatch, name, method)
     theirs.close()
 
 
-def _tell(kind: type[Flight], name: str, told: list[str]) -> None:
+def _tell(kind: type[DeviceBatch], name: str, told: list[str]) -> None:
     real = getattr(kind, name)
 
-    def telling(self: Flight) -> None:
+    def telling(self: DeviceBatch) -> None:
         told.append(f"{name} {self._message.seq}")
         real(self)
 
@@ -317,22 +317,22 @@ def test_the_device_is_not_asked_about_one_batch_while_another_computes(driver: 
     forward, _ = started(net(tmp_path))
     asked: list[int] = []
     forward.backend.probe = lambda: bool(asked.append(1))  # type: ignore[method-assign]
-    flight = forward.board(Run(1, 0, 4, 4))
-    flight.prepare()
-    flight.launch()
-    flight.land()
+    device_batch = forward.board(Run(1, 0, 4, 4))
+    device_batch.prepare()
+    device_batch.launch()
+    device_batch.land()
     forward._postprocess = lambda *_: [][1 // 0]
-    assert flight.ran(is_alone=False).reason == "model_error"
-    flight = forward.board(Run(2, 0, 4, 4))
-    flight.prepare()
-    flight.launch()
-    flight.land()
+    assert device_batch.ran(is_alone=False).reason == "model_error"
+    device_batch = forward.board(Run(2, 0, 4, 4))
+    device_batch.prepare()
+    device_batch.launch()
+    device_batch.land()
 
     def hopeless(*_: Any) -> Any:
         raise RuntimeError("something of the runtime")
 
     forward._postprocess = hopeless
-    assert flight.ran(is_alone=False).reason == "model_error"
+    assert device_batch.ran(is_alone=False).reason == "model_error"
     assert asked == []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.workers.test_batcher import batcher, job, table
-from workers.allowance import Allowance
+from workers.batch_limits import BatchLimits
 from workers.batcher import Batcher
 from workers.pacing import ALONE_LOOK_S, LOOK_S, Look, Pacing
 
@@ -13,7 +13,7 @@ HIGH, NORMAL, LOW = range(3)
 def paced(ms: float) -> tuple[Batcher, Pacing]:
     """A model whose forward takes `ms` whatever its rows."""
     parts = batcher()
-    parts.allowance = Allowance(table((1, ms), (2, ms), (4, ms), (8, ms)), parts.row_buckets, low_batch_ms=20.0)
+    parts.batch_limits = BatchLimits(table((1, ms), (2, ms), (4, ms), (8, ms)), parts.row_buckets, low_batch_ms=20.0)
     return parts, Pacing(parts, max_wait_ms=5.0, read_ahead_max_ms=500.0)
 
 
@@ -84,7 +84,9 @@ def test_what_was_claimed_while_the_engine_was_free_and_what_is_quick_begins_at_
 
 def test_a_slot_holds_two_batches_as_they_are_run_and_not_as_large_as_they_may_be() -> None:
     parts = batcher()
-    parts.allowance = Allowance(table((1, 10.0), (2, 24.0), (4, 50.0), (8, 99.0)), parts.row_buckets, low_batch_ms=20.0)
+    parts.batch_limits = BatchLimits(
+        table((1, 10.0), (2, 24.0), (4, 50.0), (8, 99.0)), parts.row_buckets, low_batch_ms=20.0
+    )
     pacing = Pacing(parts, max_wait_ms=5.0, read_ahead_max_ms=500.0)
     assert (pacing.batch_rows(), pacing.room_rows((0, 0, 0), 0.0)) == (8, 16)
     parts.add([job()])

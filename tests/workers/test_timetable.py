@@ -9,7 +9,7 @@ import pytest
 from broker.errors import ConfigError
 from broker.settings import load
 from workers.exchange import Timed
-from workers.kept import FEW, FIRST_S, Kept
+from workers.save_schedule import FEW, FIRST_S, Kept
 from workers.timetable import KEPT, Timetable
 
 

@@ -11,7 +11,7 @@ import click
 from broker.errors import ResultTimeout
 from broker.runs import View
 from broker.settings import Settings
-from operators.runs import told
+from operators.runs import texts
 from operators.screen.cli import Seconds, print_json, say
 from producer.runs import Run
 
@@ -40,20 +40,20 @@ def wait(settings: Settings, id: str, timeout_s: float | None, is_json: bool) ->
         raise
     if is_drawn:
         click.echo(err=True)
-    print_json(view) if is_json else click.echo(told.ended(view))
+    print_json(view) if is_json else click.echo(texts.ended(view))
     raise SystemExit(EXITS.get(view.state, 1))
 
 
 def _draw(view: View) -> None:
     """The bar, over the last one."""
     width = shutil.get_terminal_size().columns - 1
-    click.echo(f"\r{told.bar(view, width).ljust(width)}", nl=False, err=True)
+    click.echo(f"\r{texts.bar(view, width).ljust(width)}", nl=False, err=True)
 
 
 def _lines() -> Callable[[View], None]:
-    from operators.runs.ticker import Ticker
+    from operators.runs.progress_lines import ProgressLines
 
-    ticker = Ticker()
+    ticker = ProgressLines()
 
     def tell(view: View) -> None:
         line = ticker.line(view)
@@ -64,4 +64,4 @@ def _lines() -> Callable[[View], None]:
 
 
 def print_field(name: str, text: str) -> None:
-    click.echo(f"{click.style(name.ljust(10), bold=True)}  {told.clean(text)}")
+    click.echo(f"{click.style(name.ljust(10), bold=True)}  {texts.clean(text)}")

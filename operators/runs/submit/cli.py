@@ -11,7 +11,7 @@ from broker import audit
 from broker.runs import PRIORITIES, IfExists, Priority, Request
 from operators.completion.complete import complete_model
 from operators.reach import reached
-from operators.runs import told
+from operators.runs import texts
 from operators.runs.ordering import Words
 from operators.runs.screen.cli import print_field, timeout, wait, wait_for
 from operators.screen.cli import Number, as_json, load_or_in_force, print_json, say, with_reason
@@ -100,12 +100,12 @@ def submit(
     if order.warning:
         say(f"warning: {order.warning}")
     if is_waiting:
-        say(f"run {view.id} {'submitted' if is_new else f'attached to, it is {told.state(view)}'}")
+        say(f"run {view.id} {'submitted' if is_new else f'attached to, it is {texts.state(view)}'}")
         wait(settings, view.id, timeout_s, is_json)
     elif is_json:
         print_json({"id": view.id, "is_new": is_new, "state": view.state, "warning": order.warning})
     else:
-        say("submitted" if is_new else f"attached to; it is {told.state(view)}")
+        say("submitted" if is_new else f"attached to; it is {texts.state(view)}")
         click.echo(view.id)
 
 
@@ -136,7 +136,7 @@ def check(
     if is_json:
         print_json(found)
     else:
-        for name, text in told.trial(found):
+        for name, text in texts.trial(found):
             print_field(name, text)
     if found.failed:
         raise SystemExit(2)

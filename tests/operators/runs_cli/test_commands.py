@@ -11,8 +11,8 @@ import pytest
 from broker import audit, keys, runs
 from broker.connection import Link
 from broker.runs import Request
-from operators.runs import told
-from operators.runs.ticker import Ticker
+from operators.runs import texts
+from operators.runs.progress_lines import ProgressLines
 from tests.operators.runs_cli.conftest import MODEL, Penstock, stands
 
 
@@ -149,7 +149,7 @@ def test_watching_one_that_has_ended_is_told_at_once(penstock: Penstock, link: L
 
 def test_where_no_bar_can_be_drawn_there_is_a_line_for_each_tenth_and_each_change(link: Link) -> None:
     # given
-    ticker = Ticker()
+    ticker = ProgressLines()
     looks = [0, 0, 50, 100, 150, 199, 200, 1000]
     # when
     lines = [ticker.line(view(link, state="running", rows_total=1000, rows_done=done)) for done in looks]
@@ -163,6 +163,6 @@ def test_where_no_bar_can_be_drawn_there_is_a_line_for_each_tenth_and_each_chang
 
 def test_a_bar_fits_its_terminal_and_shows_the_share(link: Link) -> None:
     half = view(link, state="running", rows_total=1000, rows_done=500, rows_per_s=50, eta_s=10)
-    assert "████████████░░░░░░░░░░░░  50 %  500 of 1 000 rows  50 rows/s  10.0 s left" in told.bar(half, 200)
-    assert len(told.bar(half, 40)) == 40
-    assert "500 rows" in told.bar(view(link, "uncounted", state="running", rows_done=500), 200)
+    assert "████████████░░░░░░░░░░░░  50 %  500 of 1 000 rows  50 rows/s  10.0 s left" in texts.bar(half, 200)
+    assert len(texts.bar(half, 40)) == 40
+    assert "500 rows" in texts.bar(view(link, "uncounted", state="running", rows_done=500), 200)

@@ -20,8 +20,8 @@ from broker.settings import Settings
 from operators.runs import clean, scheduled, tasks
 from operators.runs.enqueue import Enqueuer
 from operators.runs.job import AllowedJob
+from operators.runs.program_context import ProgramContext, context
 from operators.runs.schedule import ANSWER_S, LOOK_S, Redis, Schedules
-from operators.runs.shift import Shift, shift
 from operators.runs.worker import make_queue, make_worker, queue_names
 from tests.operators.runs_cli.conftest import Penstock
 
@@ -202,7 +202,9 @@ def test_the_worker_of_runs_does_the_task(
     one = scheduler()
     one.tick(NOON)
     one.tick(at(13))
-    shift.set(Shift(settings, redis_url, "box/runs_00", lambda: False, lambda: (), lambda _: None, lambda _: None))
+    context.set(
+        ProgramContext(settings, redis_url, "box/runs_00", lambda: False, lambda: (), lambda _: None, lambda _: None)
+    )
     # when
     make_worker(queue_names("box"), connection).work(burst=True, with_scheduler=False)
     # then

@@ -17,8 +17,8 @@ from broker.connection import Link
 from broker.embedded import temporary_server
 from broker.runs import Request, View
 from broker.settings import Settings
-from operators.runs.shift import Shift
-from operators.runs.taking import take_turn
+from operators.runs.program_context import ProgramContext
+from operators.runs.working import take_turn
 from tests import models
 from workers.testing import LocalPool, local_pool
 
@@ -81,11 +81,11 @@ class Bench:
             self.settings, **{name: msgspec.structs.replace(getattr(self.settings, name), **keys)
                                for name, keys in sections.items()}
         )  # fmt: skip
-        shift = Shift(
+        context = ProgramContext(
             settings, self.url, f"box/runs_00.{self._turns}", is_stopping=stop, waiting=lambda: self.waiting,
             tell=self.told.append, works=lambda _: None,
         )  # fmt: skip
-        return take_turn(run, shift)
+        return take_turn(run, context)
 
     def view(self, run: str) -> View:
         return runs.view(self.link, run)
@@ -102,6 +102,6 @@ class Bench:
 def bench(served: LocalPool, tmp_path: Path, link: Link, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Parts of 50 rows, ticks of 20 ms: a small run has as many turns of fate as a large one."""
     monkeypatch.setattr("operators.runs.pace.CHUNK_ROWS", 50)
-    for module in ("scorer", "aside", "writer"):
+    for module in ("scorer", "background", "writer"):
         monkeypatch.setattr(f"operators.runs.{module}.TICK_S", 0.02)
     return Bench(tmp_path, served.url, link, served.settings)

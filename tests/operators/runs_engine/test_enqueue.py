@@ -20,7 +20,7 @@ from broker.rq_redis import rq_client
 from broker.runs import Request
 from broker.settings import PoolSettings, Settings
 from operators.runs.enqueue import Enqueuer
-from operators.runs.shift import Shift, shift
+from operators.runs.program_context import ProgramContext, context
 from operators.runs.tasks import score
 from operators.runs.worker import make_queue, make_worker, queue_names
 from tests.conftest import DEBIAN
@@ -165,7 +165,7 @@ def test_a_worker_works_runs_and_rq_shows_their_progress_and_their_ends(
         worker.keep_alive()
         told.append(connection.ttl(worker.key))
 
-    token = shift.set(Shift(
+    token = context.set(ProgramContext(
         msgspec.structs.replace(bench.settings, pool=PoolSettings(host="box")), bench.url, ME,
         is_stopping=worker.stopping.is_set, waiting=lambda: (), tell=tell, works=enqueuer.works,
     ))  # fmt: skip
@@ -174,7 +174,7 @@ def test_a_worker_works_runs_and_rq_shows_their_progress_and_their_ends(
         enqueuer.look()
         assert worker.work(burst=True, with_scheduler=False, logging_level="ERROR")
     finally:
-        shift.reset(token)
+        context.reset(token)
     # then
     jobs = {run: make_queue("normal@box", connection).fetch_job(run) for run in (good, bad)}
     assert jobs[good].get_status() == JobStatus.FINISHED  # type: ignore[union-attr]

@@ -94,7 +94,7 @@ def test_tidying_up_neither_hides_why_a_turn_failed_nor_holds_it_up(
             raise OSError(5, "Input/output error")
         over.wait()
 
-    monkeypatch.setattr("operators.runs.aside.TIDY_S", 0.05)
+    monkeypatch.setattr("operators.runs.background.TIDY_S", 0.05)
     monkeypatch.setattr(Sink, "write", full)
     monkeypatch.setattr(Sink, "close", close)
     # when, then

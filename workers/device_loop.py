@@ -11,8 +11,8 @@ import socket
 from collections.abc import Callable
 
 from workers import exchange
+from workers.device_batch import DeviceBatch
 from workers.exchange import Measure, Ran, Run
-from workers.flight import Flight
 from workers.progress import Progress
 
 LOOK_S = 100e-6  # between two looks at the device while it computes and the slot is silent
@@ -21,7 +21,7 @@ LOOK_S = 100e-6  # between two looks at the device while it computes and the slo
 def serve(
     end: socket.socket,
     *,
-    board: Callable[[Run], Flight],
+    board: Callable[[Run], DeviceBatch],
     answer: Callable[[Ran | Measure], None],
     progress: Progress,
 ) -> None:
@@ -29,7 +29,7 @@ def serve(
 
     `progress` is told which batch this process works on, so that the right one is blamed when it dies of it.
     """
-    flying: Flight | None = None
+    flying: DeviceBatch | None = None
     while True:
         if flying is None:
             message = exchange.read_for_engine(end)
@@ -43,7 +43,7 @@ def serve(
             flying = board(message)
             flying.prepare()
             flying.launch()
-        following: Flight | Measure | None = None
+        following: DeviceBatch | Measure | None = None
         if _has_word(end, flying):
             message = exchange.read_for_engine(end)
             if message is None:
@@ -58,11 +58,11 @@ def serve(
         progress.turn_to(flying.number)
         flying.land()
         landed, flying = flying, None
-        if isinstance(following, Flight) and not landed.has_failed:  # else the device has to be asked first, alone
+        if isinstance(following, DeviceBatch) and not landed.has_failed:  # else the device has to be asked first, alone
             flying = following
             progress.turn_to(flying.number)
             flying.launch()
-        elif isinstance(following, Flight):
+        elif isinstance(following, DeviceBatch):
             following.unstage()
         answer(landed.ran(is_alone=flying is None))
         if isinstance(following, Measure):
@@ -73,7 +73,7 @@ def serve(
             flying.launch()
 
 
-def _has_word(end: socket.socket, flying: Flight) -> bool:
+def _has_word(end: socket.socket, flying: DeviceBatch) -> bool:
     """Whether the slot has something to say before the device is done."""
     while not select.select((end,), (), (), 0.0)[0]:
         if flying.is_done():

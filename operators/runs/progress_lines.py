@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from broker.runs import View
-from operators.runs import told
+from operators.runs import texts
 
 TENTHS = 10
 UNCOUNTED_MS = 30_000  # between two lines of a run whose rows are not counted
 
 
-class Ticker:
+class ProgressLines:
     """Another state, another tenth, another reason to wait; at least every half minute where there are no tenths."""
 
     def __init__(self) -> None:
@@ -18,12 +18,12 @@ class Ticker:
 
     def line(self, view: View) -> str | None:
         """What to print for this look; None: nothing new."""
-        share = told.done_share(view)
+        share = texts.done_share(view)
         tenth = None if share is None else int(share * TENTHS)
-        now = (told.state(view), view.error, view.doing, tenth)
+        now = (texts.state(view), view.error, view.doing, tenth)
         is_late = tenth is None and view.at_ms - self._said_ms >= UNCOUNTED_MS
         if now == self._said and not is_late:
             return None
         self._said, self._said_ms = now, view.at_ms
         percent = "" if share is None else f"  {100 * share:.0f} %"
-        return f"run {view.id}{percent}  {told.progress(view)}"
+        return f"run {view.id}{percent}  {texts.progress(view)}"

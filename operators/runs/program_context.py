@@ -11,7 +11,7 @@ import msgspec
 from broker.settings import Settings
 
 
-class Shift(msgspec.Struct, frozen=True):
+class ProgramContext(msgspec.Struct, frozen=True):
     """One program's working time. `owner` is how its leases are signed.
 
     `is_stopping`: whether it was told to end. `waits`: the runs that wait for a program, as (priority). `tell`: shows progress in RQ's
@@ -27,4 +27,4 @@ class Shift(msgspec.Struct, frozen=True):
     works: Callable[[str], None]
 
 
-shift: ContextVar[Shift] = ContextVar("shift")
+context: ContextVar[ProgramContext] = ContextVar("context")

@@ -1,4 +1,4 @@
-"""Names of bodies as whoever submits may write them: the keeper makes no path of what is no job's, and none holds up the rest."""
+"""Names of bodies as whoever submits may write them: the body_remover makes no path of what is no job's, and none holds up the rest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from broker.connection import Link
 from broker.errors import StoreError
 from tests.broker.apart import lying
 from tests.workers.fakes import MODEL
-from workers.keeper import Keeper
+from workers.body_remover import BodyRemover
 
 BAD = ["../precious", ".penstock", "abc-1/../../precious", "/etc/passwd", "x" * 300, "abc-1.part", "abc-1\n", ""]
 
@@ -31,7 +31,7 @@ def tick(redis_url: str, store: BodyStore) -> None:
     link = Link(redis_url)
     link.connect()
     try:
-        Keeper(model=MODEL, store=store, link=link).tick(0.0)
+        BodyRemover(model=MODEL, store=store, link=link).tick(0.0)
     finally:
         link.close()
 

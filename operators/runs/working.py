@@ -9,27 +9,27 @@ from broker.connection import Link
 from broker.errors import LeaseLost, PenstockError, RedisRefused, RedisUnavailable, RunError
 from operators.runs.courier import VersionChanged
 from operators.runs.lease import Lease
-from operators.runs.shift import Shift
+from operators.runs.program_context import ProgramContext
 from operators.runs.turn import Stop, Turn
 
 log = structlog.get_logger()
 
 
-def take_turn(run: str, shift: Shift) -> str:
+def take_turn(run: str, context: ProgramContext) -> str:
     """Works the run if it is free; what came of it. Raises RunError when it failed."""
-    link = Link(shift.url)
-    link.connect_within(shift.settings.redis.connect_s)
+    link = Link(context.url)
+    link.connect_within(context.settings.redis.connect_s)
     try:
-        if not run_lease.take(link, run, shift.owner, is_tidying=True):
+        if not run_lease.take(link, run, context.owner, is_tidying=True):
             return "nothing to do: it has ended, is paused, or is worked by another program"
-        shift.works(run)
+        context.works(run)
         view = runs.view(link, run)
-        keep_ms = round(shift.settings.runs.keep_days * 24 * 3_600_000)
-        lease = Lease(link, run, shift.owner, keep_ms=keep_ms)
+        keep_ms = round(context.settings.runs.keep_days * 24 * 3_600_000)
+        lease = Lease(link, run, context.owner, keep_ms=keep_ms)
         log.info("run taken", run=run, model=view.request.model, rows_done=view.rows_done)
-        return _told(Turn(view, lease, link, shift))
+        return _told(Turn(view, lease, link, context))
     finally:
-        shift.works("")
+        context.works("")
         link.close()
 
 

@@ -9,7 +9,7 @@ FIRST_S, EVERY_S = 2.0, 30.0
 FEW = 16  # forwards that are not worth a write
 
 
-class Kept:
+class SaveSchedule:
     """Of one life that began at `now`."""
 
     def __init__(self, timetable: Timetable, now: float) -> None:

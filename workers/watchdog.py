@@ -14,7 +14,7 @@ from workers.timetable import Timetable
 SLEPT_S = 15.0  # longer than any call of the loop lasts: the whole process was stopped, or its machine
 
 
-class Watch:
+class Watchdog:
     """One engine under watch. `clock` is the one its stamps are made with."""
 
     def __init__(self, timetable: Timetable, clock: Callable[[], float] = time.monotonic) -> None:

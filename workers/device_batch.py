@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from workers.forward import Forward
 
 
-class Flight:
+class DeviceBatch:
     """One batch. Call its steps in order: `prepare`, perhaps `stage`, `launch`, `land`, `ran`."""
 
     def __init__(self, forward: Forward, backend: Overlapping, message: Run) -> None:

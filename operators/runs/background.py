@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 class _Call(threading.Thread, Generic[T]):
     def __init__(self, work: Callable[[], T]) -> None:
-        super().__init__(name="aside", daemon=True)
+        super().__init__(name="background", daemon=True)
         self._work = work
         self.value: T
         self.error: BaseException | None = None
@@ -28,7 +28,7 @@ class _Call(threading.Thread, Generic[T]):
             self.error = error
 
 
-def aside(work: Callable[[], T], tick: Callable[[], Any]) -> T:
+def in_background(work: Callable[[], T], tick: Callable[[], Any]) -> T:
     """What `work` gives, while `tick` is called every second. What either raises is raised; a call that hangs is left behind then."""
     call = _Call(work)
     call.start()

@@ -26,7 +26,7 @@ GAIN = 0.1  # a smaller size must do so many more rows a second: T is never exac
 REFRESH = 64  # forwards after which T is looked at again
 
 
-class Allowance:
+class BatchLimits:
     """Of one model on one device."""
 
     def __init__(

@@ -17,7 +17,7 @@ from broker.errors import StoreError
 from tests.broker.apart import lying
 from tests.workers.apart import submit
 from tests.workers.fakes import MODEL, Client, RunningSlot
-from workers.keeper import Keeper
+from workers.body_remover import BodyRemover
 
 
 @pytest.fixture
@@ -34,10 +34,10 @@ def folder(tmp_path: Path) -> BodyStore:
     return opened
 
 
-def keeper(redis_url: str, store: BodyStore) -> Keeper:
+def body_remover(redis_url: str, store: BodyStore) -> BodyRemover:
     link = Link(redis_url)
     link.connect()
-    return Keeper(model=MODEL, store=store, link=link)
+    return BodyRemover(model=MODEL, store=store, link=link)
 
 
 @pytest.fixture(params=["folder", "url"])
@@ -57,7 +57,7 @@ def test_bodies_outside_redis_go_when_their_jobs_have_ended_whoever_died_meanwhi
     waiting = submit(client, 3.0, store=outside)
     assert sorted(lying(outside)) == sorted(done + waiting)
     # when
-    other = keeper(redis_url, outside)
+    other = body_remover(redis_url, outside)
     other.tick(0.0)
     # then
     assert lying(outside) == waiting
@@ -73,7 +73,7 @@ def test_a_body_whose_producer_died_before_its_job_goes_after_its_time_and_no_ot
     queued = submit(client, 1.0, store=outside)
     link.call(*bodies_sweep.note(MODEL, outside.token, ["dead-1", "slow-1"]))
     outside.write({"dead-1": b"body", "slow-1": b"body", "other-1": b"of another pool"})
-    other = keeper(redis_url, outside)
+    other = body_remover(redis_url, outside)
     # when
     other.tick(0.0)
     assert sorted(lying(outside)) == sorted([*queued, "dead-1", "slow-1", "other-1"])
@@ -156,7 +156,7 @@ def test_a_body_that_could_not_be_removed_is_noted_until_it_can(
     with RunningSlot(redis_url, store=folder):
         ids = submit(client, 1.0, store=folder)
         client.wait(ids)
-    other = keeper(redis_url, folder)
+    other = body_remover(redis_url, folder)
     with monkeypatch.context() as patch:
         patch.setattr(folder, "remove", refuse)
         with suppress(StoreError):

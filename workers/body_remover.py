@@ -1,7 +1,7 @@
 """A thread of the slot that removes bodies outside Redis once their jobs have ended, those too that no job ever had.
 
 Deleting may be slow, so it is neither the loop's affair nor the beat's; it has its own connection. Whoever dies in between has
-it done again by the next slot: a name leaves Redis' notes only when the body is gone. Bodies in Redis need no keeper.
+it done again by the next slot: a name leaves Redis' notes only when the body is gone. Bodies in Redis need none of this.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ MOST_FAILURES = 3  # of one tick: more say that the store is away
 log = structlog.get_logger()
 
 
-class Keeper(threading.Thread):
+class BodyRemover(threading.Thread):
     """Runs until `stop`. Losing Redis or the store is told and waited out: nothing is lost but room."""
 
     def __init__(
         self, *, model: str, store: BodyStore, link: Link, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        super().__init__(name="keeper", daemon=True)
+        super().__init__(name="body_remover", daemon=True)
         self._model = model
         self._store = store
         self._link = link
