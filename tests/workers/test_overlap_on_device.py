@@ -22,7 +22,7 @@ from tests import models  # noqa: E402
 from tests.wait import wait_until  # noqa: E402
 from tests.workers.fake_cuda import Driver, Graph  # noqa: E402
 from tests.workers.fake_cuda import driver as driver  # noqa: E402
-from workers import conveyor, exchange  # noqa: E402
+from workers import device_loop, exchange  # noqa: E402
 from workers.artifact import Artifact, write  # noqa: E402
 from workers.backends import Overlapping, load  # noqa: E402
 from workers.device_batch import DeviceBatch  # noqa: E402
@@ -161,7 +161,7 @@ def serving(driver: Driver, tmp_path: Path) -> Iterator[Any]:
 
         def serve() -> None:
             with suppress(BrokenPipeError):  # the process ends then
-                conveyor.serve(theirs, board=forward.board, answer=answer, progress=Progress())
+                device_loop.serve(theirs, board=forward.board, answer=answer, progress=Progress())
 
         threads.append(threading.Thread(target=serve))
         threads[0].start()
@@ -281,7 +281,7 @@ def test_asking_the_device_after_a_failure_leaves_the_staged_batch_as_it_was(dri
             if one.seq == 2:
                 ours.close()
 
-        conveyor.serve(theirs, board=forward.board, answer=answer, progress=Progress())
+        device_loop.serve(theirs, board=forward.board, answer=answer, progress=Progress())
     assert [one.reason for one in said] == ["out_of_memory", ""]
     assert output(slabs[0], 1) == [4.0] * 4
 

@@ -79,6 +79,7 @@ def test_a_pause_ends_a_blocked_read_that_would_still_take_a_job(redis_url: str,
     with RunningSlot(redis_url, block_ms=3900) as slot:
         wait_until(lambda: slot.slot._leases.claimer.is_blocked, "it waits in Redis")
         pause(slot, LOW)
+        turns(slot)  # the read was hung up, and Redis has seen that
         ids = client.submit(1.0, lane=3)
         client.wait(client.submit(1.0, lane=1))
         turns(slot)

@@ -9,7 +9,7 @@ import pytest
 from broker.errors import ConfigError
 from broker.settings import load
 from workers.exchange import Timed
-from workers.save_schedule import FEW, FIRST_S, Kept
+from workers.save_schedule import FEW, FIRST_S, SaveSchedule
 from workers.timetable import KEPT, Timetable
 
 
@@ -70,7 +70,7 @@ def test_a_hang_factor_that_would_kill_a_usual_forward_is_refused(tmp_path: Path
 
 def test_what_was_learned_is_written_seldom_and_once_more_at_the_end() -> None:
     times = table((8, (), 10.0))
-    kept = Kept(times, now=100.0)
+    kept = SaveSchedule(times, now=100.0)
 
     def forwards(count: int) -> None:
         for _ in range(count):
