@@ -137,8 +137,8 @@ class Leases:
 
     def pause(self, lanes: frozenset[int]) -> None:
         """Claims from these lanes no more; what waits in a blocked read over others than those now open is hung up."""
-        self.claimer.pause(lanes)
         self.hang_up()
+        self.claimer.pause(lanes)
 
     def hear(self) -> None:
         """Reads the answers that are there; call it when the wire is readable."""

@@ -32,9 +32,14 @@ def client(redis_url: str, link: Link) -> Iterator[Client]:
 
 
 def pause(slot: RunningSlot, lanes: frozenset[int]) -> None:
-    """As the beat tells it; the loop has taken it when this returns."""
+    """As the beat tells it; the loop has taken it when this returns, and Redis has seen a blocked read hung up."""
     slot.board.pause(lanes)
     wait_until(lambda: slot.slot._leases.claimer.claims.paused == lanes, "the loop heeds the pause")
+    client = Link(slot.link.url)
+    client.connect()
+    for _ in range(3):  # rounds of its event loop
+        client.call("PING")
+    client.close()
 
 
 def turns(slot: RunningSlot, count: int = 5) -> None:
@@ -79,7 +84,6 @@ def test_a_pause_ends_a_blocked_read_that_would_still_take_a_job(redis_url: str,
     with RunningSlot(redis_url, block_ms=3900) as slot:
         wait_until(lambda: slot.slot._leases.claimer.is_blocked, "it waits in Redis")
         pause(slot, LOW)
-        turns(slot)  # the read was hung up, and Redis has seen that
         ids = client.submit(1.0, lane=3)
         client.wait(client.submit(1.0, lane=1))
         turns(slot)
