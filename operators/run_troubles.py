@@ -16,7 +16,7 @@ SLOW_ROWS = 20  # as many rows at its own rate a slow run may take
 LOST_S = 60.0  # a lease lapses after 15 s, and within seconds the run stands in its queue again
 MOST_NAMED = 3
 NO_PROGRAM = "set runs.workers above 0, then `penstock down` and `penstock up`"
-AT_REST = frozenset({"STOPPED", "FATAL"})  # supervisord does not start these again by itself
+STAYS_DOWN = frozenset({"STOPPED", "FATAL"})  # supervisord does not start these again by itself
 
 
 def troubles(settings: Settings, runs: Runs, programs: Mapping[str, Program] | None = None) -> Iterator[Problem]:
@@ -61,7 +61,7 @@ def _absent(program: Program, waiting: Sequence[OpenRun]) -> Problem:
             level, text, f"kill -9 {program.pid}; supervisord starts the next, runs go on from their last part"
         )
     text = f"the runs program {program.name} does not run (supervisord: {program.state}){waits}"
-    return Problem(level, text, "penstock up" if program.state in AT_REST else "penstock logs runs")
+    return Problem(level, text, "penstock up" if program.state in STAYS_DOWN else "penstock logs runs")
 
 
 def _waiting(settings: Settings, unserved: Sequence[OpenRun]) -> Iterator[Problem]:

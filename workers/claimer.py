@@ -126,7 +126,7 @@ class Claimer:
         return min(count for count in self.claims.jobs_in((rows, rows, rows)) if count)
 
     def _above_and_low(self, counts: Rooms, low: int) -> list[Pair]:
-        """So many of the low lane; of those above it by the script where it can tell how many, for their sizes are the same."""
+        """So many of the low lane; those above it by the script where one count does for all of them, else by a read each."""
         pairs: list[Pair] = [(self._queue.read(LOW, low), partial(self._read_low, low))] if low else []
         if room := self.claims.above_low(counts):
             self._look_at = self._clock() + LOOK_EVERY_S

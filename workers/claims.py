@@ -22,7 +22,7 @@ SMALLEST_SHARED = 8
 # Every 8th plan starts at a lower lane, the lowest and the middle one in turns, so that none starves.
 LOWER_FIRST_EVERY = 8
 RESERVE = 8  # an eighth of the room for a higher lane that was empty last time
-KNOWN = 64
+KNOWN = 64  # answers of `jobs_in` remembered
 FORGOTTEN_AFTER = 64  # turns that brought nothing of a lane, and its jobs are taken for small again
 
 

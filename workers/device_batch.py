@@ -1,4 +1,4 @@
-"""One Run on a device that works beside the host: staged, launched, landed, answered. What `conveyor` puts in order.
+"""One Run on a device that works beside the host: staged, launched, landed, answered. What `device_loop` puts in order.
 
 Each step may fail; what failed is kept as a finding, never as an exception, whose traceback would hold the batch's tensors.
 Knows neither the socket nor the slot.

@@ -177,7 +177,7 @@ class Slot:
         if coming is None or self._leaving.verdict is not None:
             return None
         if self._leases.claimer.claims.has_backlog_above(coming.lane):
-            return None  # more of those is on its way
+            return None  # those that wait there go first
         is_full, now = self._room_rows() <= 0, self._clock()
         if not self._ahead.may_send(coming.lane, self._runner.forward_ms, is_full=is_full, now=now):
             return None

@@ -24,7 +24,7 @@ class _Call(threading.Thread, Generic[T]):
     def run(self) -> None:
         try:
             self.value = self._work()
-        except BaseException as error:  # noqa: BLE001 - the thread's edge: `aside` raises it
+        except BaseException as error:  # noqa: BLE001 - the thread's edge: `in_background` raises it
             self.error = error
 
 

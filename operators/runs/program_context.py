@@ -14,7 +14,7 @@ from broker.settings import Settings
 class ProgramContext(msgspec.Struct, frozen=True):
     """One program's working time. `owner` is how its leases are signed.
 
-    `is_stopping`: whether it was told to end. `waits`: the runs that wait for a program, as (priority). `tell`: shows progress in RQ's
+    `is_stopping`: whether it was told to end. `waiting`: the priorities of the runs that wait for a program. `tell`: shows progress in RQ's
     tools, and keeps the job alive there. `works`: which run is worked, "" none.
     """
 

@@ -239,7 +239,7 @@ def test_a_producer_killed_between_body_and_job_leaves_a_body_and_no_job(
     )
     # when
     ended = subprocess.run([sys.executable, "-c", dies, redis_url], timeout=30, check=False, cwd=os.getcwd())
-    # then: a slot's keeper finds it, see workers/test_bodies.py
+    # then: a slot's body remover finds it, see workers/test_bodies.py
     assert ended.returncode == -signal.SIGKILL
     assert len(outside.names()) == 1
     assert wait_until(lambda: waiting(outside.link) == [])

@@ -1,4 +1,4 @@
-"""Each role has the rights that jobs with a body apart need, and the keeper of a slot; nothing of it is denied."""
+"""Each role has the rights that jobs with a body apart need, and the body remover of a slot; nothing of it is denied."""
 
 from __future__ import annotations
 

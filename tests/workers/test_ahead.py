@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 
 import numpy as np
-import pytest
 
 from broker import keys
-from broker.connection import Link
 from tests.wait import wait_until
 from tests.workers.fakes import KILLS, MODEL, RAISES, SPEC, Client, Doubler, LateEngine, RunningSlot, first
 from workers.ahead import ALONE_S, QUICK_MS, SLOW_MS, Ahead
 from workers.exits import Exit
 
 HIGH, NORMAL, LOW = range(3)
-
-
-@pytest.fixture
-def client(redis_url: str, link: Link) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.link.close()
 
 
 # --- the decision ---------------------------------------------------------------------------

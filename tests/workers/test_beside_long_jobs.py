@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import pytest
 from benchmarks.traces.arrivals import Arrival, poisson
 from benchmarks.traces.mechanisms import NOW
 from benchmarks.traces.simulate import Slot
-from broker.connection import Link
 from broker.messages import Status
 from tests.wait import wait_until
 from tests.workers.fakes import SPEC, Client, Doubler, LateEngine, RunningSlot
@@ -23,13 +21,6 @@ from workers.batcher import BEGINS_EVERY, Batcher
 HIGH, NORMAL, LOW = 1, 2, 3  # on the wire
 SLOW, QUICK = 6.0, 0.6
 MARK = 7.0
-
-
-@pytest.fixture
-def client(redis_url: str, link: Link) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.link.close()
 
 
 class Worker(Doubler):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,6 @@ from tests.workers.apart import submit
 from tests.workers.fakes import MODEL, SPEC, Client, Doubler, LateEngine, RunningSlot, first
 
 Open = Callable[[], BodyStore]
-
-
-@pytest.fixture
-def client(redis_url: str, link: Link) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.link.close()
 
 
 @pytest.fixture(params=["redis", "folder", "url"])

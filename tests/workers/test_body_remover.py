@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,13 +17,6 @@ from tests.broker.apart import lying
 from tests.workers.apart import submit
 from tests.workers.fakes import MODEL, Client, RunningSlot
 from workers.body_remover import BodyRemover
-
-
-@pytest.fixture
-def client(redis_url: str, link: Link) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.link.close()
 
 
 @pytest.fixture

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
-from broker.connection import Link
 from broker.messages import Status
 from broker.spec import ModelSpec, TensorSpec
 from producer import Producer
@@ -121,13 +119,6 @@ def test_only_fixed_tensors_without_a_pipeline_on_a_host_are_chained() -> None:
 
 
 # --- that nothing else changes ----------------------------------------------------------------
-
-
-@pytest.fixture
-def client(redis_url: str, link: Link) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.link.close()
 
 
 def times() -> Timetable:

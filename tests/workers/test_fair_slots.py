@@ -21,13 +21,6 @@ from workers.timetable import KEPT, Timetable
 HIGH, NORMAL, LOW = 1, 2, 3
 
 
-@pytest.fixture
-def client(redis_url: str, link: Link) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.link.close()
-
-
 def known(ms: float) -> Timetable:
     """A forward takes `ms` whatever its rows."""
     return Timetable([Timed(rows, (), ms) for rows in ROW_BUCKETS], floor_s=60.0, factor=20.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -14,13 +13,6 @@ from tests.workers.fakes import SPEC, Client, Doubler, LateEngine, RunningSlot
 from tests.workers.test_batcher import table
 
 HIGH, LOW = 1, 3
-
-
-@pytest.fixture
-def client(redis_url: str, link: Link) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.link.close()
 
 
 def commands(link: Link) -> int:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
-
 from broker import keys
-from broker.connection import Link
 from tests.wait import wait_until
 from tests.workers.fakes import MODEL, SPEC, Client, Doubler, LateEngine, RunningSlot, SilentEngine, first
 from workers.batch import Batch
@@ -19,13 +15,6 @@ from workers.exits import Exit
 from workers.runner import Runner
 from workers.timetable import Timetable
 from workers.watchdog import SLEPT_S
-
-
-@pytest.fixture
-def client(redis_url: str, link: Link) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.link.close()
 
 
 class Babble:

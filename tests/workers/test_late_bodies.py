@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -20,13 +20,6 @@ from tests.workers.fakes import MODEL, SPEC, Client, Doubler, LateEngine, Runnin
 from tests.workers.test_batcher import job
 from workers import readers
 from workers.bodies import Bodies
-
-
-@pytest.fixture
-def client(redis_url: str, link: Link) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.link.close()
 
 
 @pytest.fixture

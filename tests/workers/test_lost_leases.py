@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 from structlog.testing import capture_logs
@@ -15,13 +14,6 @@ from broker.queue import Fault, Queue
 from tests.wait import wait_until
 from tests.workers.fakes import MODEL, SPEC, Client, Doubler, LateEngine, RunningSlot, first
 from workers.forgotten import Forgotten
-
-
-@pytest.fixture
-def client(redis_url: str, link: Link) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.link.close()
 
 
 class Gate:

@@ -6,7 +6,6 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -22,13 +21,6 @@ from workers.upkeep import Upkeep
 ALL = frozenset({0, 1, 2})
 LOW = frozenset({2})
 NONE: frozenset[int] = frozenset()
-
-
-@pytest.fixture
-def client(redis_url: str, link: Link) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.link.close()
 
 
 def pause(slot: RunningSlot, lanes: frozenset[int]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from math import log2
 
 import msgspec
@@ -31,13 +30,6 @@ from tests.workers.fakes import (
 )
 from workers import failures
 from workers.exits import Exit
-
-
-@pytest.fixture
-def client(redis_url: str, link: Link) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.link.close()
 
 
 def test_jobs_of_all_lanes_are_answered_once_with_their_own_result(redis_url: str, client: Client) -> None:

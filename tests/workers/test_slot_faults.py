@@ -5,7 +5,7 @@ The errors are torch's own, raised by a torch-free model; everything but the mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import log2
 
 import msgspec
@@ -73,13 +73,6 @@ class Lingering(LateEngine):
     def kill(self) -> bool:
         self.was_killed = True
         return True
-
-
-@pytest.fixture
-def client(redis_url: str, link: Link) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.link.close()
 
 
 def values(*bad: tuple[int, float]) -> list[float]:

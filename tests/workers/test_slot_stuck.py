@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
 import pytest
 
-from broker.connection import Link
 from broker.queue import Queue
 from tests.wait import wait_until
 from tests.workers.fakes import SPEC, Client, Doubler, LateEngine, RunningSlot
@@ -24,13 +22,6 @@ from workers.timetable import Timetable
 
 LINEAR_MS = {1: 3.0, 2: 4.0, 4: 6.0, 8: 10.0, 16: 18.0, 32: 34.0, 64: 66.0}
 KNEE_MS = {1: 3.0, 2: 5.0, 4: 6.0, 8: 60.0, 16: 120.0, 32: 240.0, 64: 480.0}
-
-
-@pytest.fixture
-def client(redis_url: str, link: Link) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.link.close()
 
 
 class Takes(Doubler):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-
-import pytest
 
 from broker.connection import Link
 from broker.messages import Status
@@ -31,13 +28,6 @@ class Gate:
 
     def open(self) -> None:
         self._opens.set()
-
-
-@pytest.fixture
-def client(redis_url: str, link: Link) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.link.close()
 
 
 def sweep(link: Link) -> int:

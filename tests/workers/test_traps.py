@@ -34,7 +34,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from broker.connection import Link
 from producer import Producer
@@ -45,13 +44,6 @@ from workers.exchange import Timed
 from workers.timetable import KEPT, Timetable
 
 TESTS = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def client(redis_url: str, link: Link) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.link.close()
 
 
 def calls(link: Link) -> dict[str, int]:

@@ -37,13 +37,6 @@ NO_SWEEP_S = 60.0  # a lease so long that no look for lost leases mends what wen
 
 
 @pytest.fixture
-def client(redis_url: str, link: Link) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.link.close()
-
-
-@pytest.fixture
 def holder(redis_url: str, link: Link) -> Iterator[Holder]:
     holder = Holder(redis_url)
     yield holder

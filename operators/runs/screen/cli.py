@@ -53,10 +53,10 @@ def _draw(view: View) -> None:
 def _lines() -> Callable[[View], None]:
     from operators.runs.progress_lines import ProgressLines
 
-    ticker = ProgressLines()
+    progress = ProgressLines()
 
     def tell(view: View) -> None:
-        line = ticker.line(view)
+        line = progress.line(view)
         if line is not None:
             say(line)
 

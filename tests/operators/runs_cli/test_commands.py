@@ -149,15 +149,15 @@ def test_watching_one_that_has_ended_is_told_at_once(penstock: Penstock, link: L
 
 def test_where_no_bar_can_be_drawn_there_is_a_line_for_each_tenth_and_each_change(link: Link) -> None:
     # given
-    ticker = ProgressLines()
+    progress = ProgressLines()
     looks = [0, 0, 50, 100, 150, 199, 200, 1000]
     # when
-    lines = [ticker.line(view(link, state="running", rows_total=1000, rows_done=done)) for done in looks]
+    lines = [progress.line(view(link, state="running", rows_total=1000, rows_done=done)) for done in looks]
     # then
     assert [line is not None for line in lines] == [True, False, False, True, False, False, True, True]
     # and: a reason to wait is another line
     assert "(waits for room in the queue)" in str(
-        ticker.line(view(link, state="running", rows_total=1000, rows_done=1000, doing="waits for room in the queue"))
+        progress.line(view(link, state="running", rows_total=1000, rows_done=1000, doing="waits for room in the queue"))
     )
 
 
