@@ -16,16 +16,19 @@ from __future__ import annotations
 
 import re
 import struct
-from binascii import crc32
 from hashlib import blake2b
+from typing import TypeAlias
 
 import msgspec
+from isal.isal_zlib import crc32  # the same checksum as zlib's, five times as fast
 
 from broker.errors import ConfigError, DecodeError, StoreError
 
 REDIS = "redis"  # the token and the location of bodies that are keys
 TTL_MS = 60_000  # of a body's key until its job is queued, in the same breath; what was never queued vanishes by it
 MOST_BYTES = 1 << 40
+
+Body: TypeAlias = bytes | memoryview  # of bytes, contiguous
 
 _HEAD = struct.Struct("<QIBB")
 _TOKEN = re.compile(r"[a-z0-9]{1,32}")
@@ -47,7 +50,7 @@ class Reference(msgspec.Struct, frozen=True, gc=False):
         return "" if crc32(body) == self.crc else "holds other bytes than were written"
 
 
-def refer(token: str, name: str, body: bytes) -> Reference:
+def refer(token: str, name: str, body: Body) -> Reference:
     """The reference of a body about to be written."""
     return Reference(token, name, len(body), crc32(body))
 

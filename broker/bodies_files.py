@@ -14,7 +14,8 @@ import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from broker.bodies import check_name
+from broker.bodies import Body, check_name
+from broker.bodies_spares import Spares
 from broker.errors import StoreError
 
 MARK = ".penstock"
@@ -33,23 +34,30 @@ class FileStore:
             os.makedirs(folder, mode=0o700, exist_ok=True)
             self._mode = self._checked(os.stat(folder))
             self.token = self._mark()
+            self._spares = Spares(folder)
         except OSError as error:
             raise self._refused(error) from None
 
-    def write(self, bodies: Mapping[str, bytes]) -> None:
+    def write(self, bodies: Mapping[str, Body]) -> None:
         try:
             for name, body in bodies.items():
                 path = self._path(name)
                 part = path + PART
-                fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _OPEN, OWN)
+                fd = self._spares.take(part, _OPEN)
+                if fd < 0:
+                    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _OPEN, OWN)
                 with open(fd, "wb", buffering=0) as file:
                     os.fchmod(fd, self._mode)
                     left = memoryview(body)
                     while left:
                         left = left[file.write(left) :]
+                    file.truncate()
                 os.rename(part, path)
         except OSError as error:
-            self.remove(bodies)
+            self.tidy()  # where there is no room, that is some
+            with suppress(OSError):
+                for name in bodies:
+                    self._unlink(name)
             raise self._refused(error) from None
 
     def read(self, name: str) -> bytes | None:
@@ -63,14 +71,29 @@ class FileStore:
             raise self._refused(error) from None
 
     def remove(self, names: Iterable[str]) -> None:
-        for name in names:
-            for path in (self._path(name), self._path(name) + PART):
-                try:
-                    os.unlink(path)
-                except FileNotFoundError:
-                    pass
-                except OSError as error:
-                    raise self._refused(error) from None
+        try:
+            for name in names:
+                self._unlink(name)
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def recycle(self, names: Iterable[str]) -> None:
+        try:
+            for name in names:
+                if not self._spares.keep(self._path(name)):
+                    self._unlink(name)
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def tidy(self) -> None:
+        with suppress(OSError):
+            self._spares.tidy()
+
+    def _unlink(self, name: str) -> None:
+        """Also what was half written."""
+        for path in (self._path(name), self._path(name) + PART):
+            with suppress(FileNotFoundError):
+                os.unlink(path)
 
     def _path(self, name: str) -> str:
         return f"{self._folder}/{check_name(name)}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from broker.bodies import REDIS, is_folder
+from broker.bodies import REDIS, Body, is_folder
 
 
 class BodyStore(Protocol):
@@ -16,7 +16,7 @@ class BodyStore(Protocol):
     token: str
     location: str  # as it was opened
 
-    def write(self, bodies: Mapping[str, bytes]) -> None:
+    def write(self, bodies: Mapping[str, Body]) -> None:
         """Writes bodies; none is seen half written under its name. What is there under that name is replaced."""
 
     def read(self, name: str) -> bytes | None:
@@ -24,6 +24,12 @@ class BodyStore(Protocol):
 
     def remove(self, names: Iterable[str]) -> None:
         """Removes bodies; one that is not there is no error."""
+
+    def recycle(self, names: Iterable[str]) -> None:
+        """As `remove`, but a few of their files may be kept until `tidy`, to be written over."""
+
+    def tidy(self) -> None:
+        """Removes what is kept so."""
 
 
 def open_store(location: str) -> BodyStore | None:

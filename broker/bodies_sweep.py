@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from broker import keys
-from broker.bodies import REDIS, TTL_MS
+from broker.bodies import REDIS, TTL_MS, Body
 from broker.connection import Command, evalsha
 from broker.messages import LANES
 
@@ -20,7 +20,7 @@ AT_ONCE = 500
 _STORE = "store:"
 
 
-def write(model: str, bodies: Mapping[str, bytes]) -> list[Command]:
+def write(model: str, bodies: Mapping[str, Body]) -> list[Command]:
     """Writes bodies to Redis, to be sent in front of their jobs. NX: a submit that is sent again must not give a TTL to the body
     of a job that is queued already."""
     return [("SET", keys.body(model, name), body, "PX", TTL_MS, "NX") for name, body in bodies.items()]

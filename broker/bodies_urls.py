@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from broker.bodies import check_name, token_of_url
+from broker.bodies import Body, check_name, token_of_url
 from broker.errors import StoreError
 
 
@@ -33,12 +33,12 @@ class UrlStore:
         except Exception as error:  # noqa: BLE001 - of a plug-in, whose errors are its own
             raise self._refused(error) from None
 
-    def write(self, bodies: Mapping[str, bytes]) -> None:
+    def write(self, bodies: Mapping[str, Body]) -> None:
         paths = {self._path(name): body for name, body in bodies.items()}
         try:
             self._files.makedirs(self._root, exist_ok=True)
             for path, body in paths.items():
-                self._files.pipe_file(path, body)
+                self._files.pipe_file(path, bytes(body))
         except Exception as error:  # noqa: BLE001 - of a plug-in, whose errors are its own
             raise self._refused(error) from None
 
@@ -60,6 +60,12 @@ class UrlStore:
                 pass
             except Exception as error:  # noqa: BLE001 - of a plug-in, whose errors are its own
                 raise self._refused(error) from None
+
+    def recycle(self, names: Iterable[str]) -> None:
+        """Keeps nothing."""
+        self.remove(names)
+
+    def tidy(self) -> None: ...
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{check_name(name)}"

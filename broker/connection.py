@@ -38,6 +38,7 @@ LOST = (RedisConnectionError, RedisTimeout, OSError)
 SILENT = (RedisTimeout, TimeoutError)  # of these, a server that is there and does not answer
 
 READ_TIMEOUT_S = 5.0
+SEND_BUFFER_BYTES = 1 << 20  # of a unix socket: in the usual 200 KB a large result waits twice for Redis to read
 START_IT = "start it, or set redis.url in pool.toml or PENSTOCK_REDIS_URL"  # the mend of a server that is away
 SHARED = ("body", "finish", "rival")  # parts of scripts, none of their own
 _WITH_FINISH = ("settle", "fail", "claim", "cancel", "expire")
@@ -105,6 +106,8 @@ class Link:
             for sentinel in self._sentinels:
                 sentinel.close()  # asked again only at the next connect
             self._socket = self._connection._sock
+            if self._socket.family == socket.AF_UNIX:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             self._reader = hiredis.Reader(protocolError=RedisConnectionError, replyError=read_error)
             # Asked first, not loaded at once: Redis 6.2 writes each SCRIPT LOAD to its append-only file.
             if self._has_scripts and not all(

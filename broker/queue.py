@@ -137,7 +137,10 @@ class Queue:
             for one in lane:
                 job, outcome = one.job, one.outcome
                 ttl_s = job.result_ttl_s if job.is_stored else 0
-                args += (job.id, job.size, ttl_s, frame(len(outcome)) + outcome)
+                if len(outcome) <= INLINE_LIMIT_BYTES:
+                    args += (job.id, job.size, ttl_s, frame(len(outcome)) + outcome)
+                else:  # stands alone in its key: every copy of it counts
+                    args += (job.id, job.size, f"={ttl_s}", outcome)
                 has_apart = has_apart or job.body is not None
         if has_apart:
             for at, one in enumerate(chain(*lanes), 8):

@@ -13,7 +13,7 @@ from typing import Any
 
 from broker.durability import Durability, check
 from broker.errors import InvalidInput, JobFailed, PenstockError, QueueFull
-from broker.intake import CHUNK_BYTES, CHUNK_JOBS, new_client, split_public_id
+from broker.intake import new_client, split_public_id
 from broker.settings import load
 from producer import talks
 from producer.aline import RINGS_AFTER_S, AsyncLine
@@ -218,7 +218,7 @@ class AsyncProducer(AsyncSender):
                     parcel.pack(AsyncHandle, self, place, packer, one, next(keys) if keys is not None else None)
                 except InvalidInput as error:
                     raise (at_input(error, index, len(handles)) if is_many else error) from None
-                if len(parcel.tickets) == CHUNK_JOBS or parcel.size >= CHUNK_BYTES:
+                if parcel.is_full:
                     handles += await self._send(place, packer, parcel, until)
             if parcel.tickets:
                 handles += await self._send(place, packer, parcel, until)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy import ndarray
 
-from broker.bodies import REDIS
+from broker.bodies import REDIS, Body
 from broker.bodies_store import BodyStore, open_store
 from broker.errors import InvalidInput, StoreError
 from broker.spec import Limits
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class Apart:
     """What one published spec says of large bodies. The store is opened by the first of them; threads may share it."""
 
-    def __init__(self, *, is_wanted: bool = True) -> None:
+    def __init__(self, *, is_wanted: bool = True, borrows: bool = False) -> None:
         self.is_wanted = is_wanted
+        self.borrows = borrows  # outside Redis the caller's own arrays are written: it waits until they are
         self.limit_bytes = 0  # data above it stands apart; 0: none does
         self._location = REDIS
         self._store: BodyStore | None = None
@@ -32,7 +33,7 @@ class Apart:
     def learned(self, limits: Limits) -> Apart:
         """As the limits say that were published now; what was packed under those before keeps its own. The store stays open if
         it is the same."""
-        new = Apart(is_wanted=self.is_wanted)
+        new = Apart(is_wanted=self.is_wanted, borrows=self.borrows)
         new.limit_bytes = limits.large_bytes if self.is_wanted else 0
         new._location = limits.bodies
         if limits.bodies == self._location:
@@ -58,7 +59,7 @@ class Apart:
         """Whether a job's data, an array or bytes, must stand apart."""
         return (data.nbytes if type(data) is ndarray else len(data)) > self.limit_bytes
 
-    def write(self, bodies: Mapping[str, bytes]) -> None:
+    def write(self, bodies: Mapping[str, Body]) -> None:
         """Writes bodies to a store outside Redis, before their jobs are queued. Raises StoreError."""
         if not self.is_redis:
             self._opened().write(bodies)

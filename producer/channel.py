@@ -8,6 +8,7 @@ from typing import Any
 
 from broker import bodies, codec, refusals
 from broker.answer import Answer
+from broker.bodies import Body
 from broker.durability import Durability, Proof
 from broker.errors import InvalidInput, PenstockError
 from broker.intake import Intake
@@ -114,10 +115,14 @@ class Packer:
             head = self._heads[shape] = self.options.head(fitted)
         return codec.encode_job(head[0], job.encode(), head[1], data)
 
-    def pack_apart(self, fitted: Fitted, job: str, token: str) -> tuple[bytes, bytes]:
-        """The job with a reference in place of its data, and the data: the body that stands apart. Raises as `pack`."""
+    def pack_apart(self, fitted: Fitted, job: str, token: str, *, borrows: bool) -> tuple[bytes, Body]:
+        """The job with a reference in place of its data, and the data: the body that stands apart. Raises as `pack`.
+
+        `borrows`: the body is the array itself, no copy of it.
+        """
         head, tail = self.options.head(fitted, is_apart=True)
-        body = bytes(fitted.data) if isinstance(fitted.data, bytes) else fitted.data.tobytes()
+        data: Any = fitted.data
+        body = data if isinstance(data, bytes) else data.reshape(-1).view("u1").data if borrows else data.tobytes()
         reference = bodies.encode(bodies.refer(token, job, body))
         return codec.encode_job(head, job.encode(), tail, reference), body
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from broker.durability import Durability, check
 from broker.errors import InvalidInput, PenstockError
-from broker.intake import CHUNK_BYTES, CHUNK_JOBS, new_client, split_public_id
+from broker.intake import new_client, split_public_id
 from broker.settings import load
 from producer import forks, talks
 from producer.apart import check_apart
@@ -117,7 +117,7 @@ class Producer(Sender):
         idempotency_keys: Iterable[str] | None = None,
         **options: Any,
     ) -> list[Handle]:
-        """Queues many jobs, up to 256 or 1 MB a round trip; options as in `submit`.
+        """Queues many jobs, up to 256 or 1 MB a round trip, beside 8 MB of bodies outside Redis; options as in `submit`.
 
         What is refused raises what `submit` raises; its `.accepted` holds the handles of the prefix that was queued.
         With `wait_s`, a full queue is waited for so long in all, and only the rest is sent again.
@@ -170,7 +170,7 @@ class Producer(Sender):
                 place = self._models.get(name)
                 if place is None:
                     place = Model(name, self.client, self.url, self._patience_s, self._durability)
-                    place.apart.is_wanted = self._is_apart
+                    place.apart.is_wanted, place.apart.borrows = self._is_apart, True
                     self._models[name] = place
         return place
 
@@ -197,7 +197,7 @@ class Producer(Sender):
                     parcel.pack(Handle, self, place, packer, one, next(keys) if keys is not None else None)
                 except InvalidInput as error:
                     raise (at_input(error, index, len(handles)) if is_many else error) from None
-                if len(parcel.tickets) == CHUNK_JOBS or parcel.size >= CHUNK_BYTES:
+                if parcel.is_full:
                     handles += self._send(place, packer, parcel, until)
             if parcel.tickets:
                 handles += self._send(place, packer, parcel, until)

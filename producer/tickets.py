@@ -10,8 +10,9 @@ import msgspec
 
 from broker import codec
 from broker.answer import Answer
+from broker.bodies import Body
 from broker.errors import ResultExpired, ResultTimeout, SubmitNotDurable
-from broker.intake import client_of
+from broker.intake import CHUNK_BYTES, CHUNK_JOBS, OUTSIDE_BYTES, client_of
 from producer.options import check_key, digest
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class Parcel:
         "generation",
         "inputs",
         "is_awaited",
+        "outside",
         "sink",
         "size",
         "spare",
@@ -106,9 +108,10 @@ class Parcel:
         self.blobs: list[bytes] = []
         self.tickets: list[Any] = []
         self.dedupe: list[tuple[str, str]] = []
-        self.bodies: dict[str, bytes] = {}  # that stand apart, by name: the id of their job
+        self.bodies: dict[str, Body] = {}  # that stand apart, by name: the id of their job
         self.spare: list[str] = []  # names of those written for jobs that had been queued before
-        self.size = 0
+        self.size = 0  # bytes that go to Redis
+        self.outside = 0  # bytes of bodies that do not
         self.generation = ""  # of the spec that all of it was packed under
         self.apart: Apart  # that spec's, from the first job on
 
@@ -142,15 +145,28 @@ class Parcel:
         apart = self.apart
         if not apart.limit_bytes or not apart.is_large(fitted.data):
             return packer.pack(fitted, job)
-        blob, self.bodies[job] = packer.pack_apart(fitted, job, apart.token)
-        self.size += len(self.bodies[job])
+        blob, self.bodies[job] = packer.pack_apart(
+            fitted, job, apart.token, borrows=apart.borrows and not apart.is_redis
+        )
+        self._count(len(self.bodies[job]))
         return blob
+
+    def _count(self, body_bytes: int) -> None:
+        if self.apart.is_redis:
+            self.size += body_bytes
+        else:
+            self.outside += body_bytes
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is to be sent before it takes another job."""
+        return len(self.tickets) == CHUNK_JOBS or self.size >= CHUNK_BYTES or self.outside >= OUTSIDE_BYTES
 
     def drop(self, count: int) -> None:
         """Takes the first `count` jobs away."""
         self.size -= sum(map(len, self.blobs[:count]))
         for name in [codec.read_head(blob)[0] for blob in self.blobs[:count]] if self.bodies else ():
-            self.size -= len(self.bodies.pop(name, b""))
+            self._count(-len(self.bodies.pop(name, b"")))
         for part in (self.inputs, self.blobs, self.tickets, self.dedupe):
             del part[:count]
 
@@ -160,7 +176,7 @@ class Parcel:
         form = channel.form
         assert form is not None
         self.bodies.clear()
-        self.size = 0
+        self.size = self.outside = 0
         self.blobs = [
             self._pack(packer, form.fit(inputs), ticket._job)
             for inputs, ticket in zip(self.inputs, self.tickets, strict=True)

@@ -20,7 +20,9 @@ from broker.connection import LOST, Command, Link
 from broker.errors import StoreError
 
 TICK_S = 1.0
+SOON_S = 0.05  # between rounds while bodies become free: one prompt round keeps their room small, and its memory warm
 SWEEP_EVERY_S = 60.0
+KEPT_S = 5.0  # after the last removal what the store kept for new bodies goes too
 MOST_FAILURES = 3  # of one tick: more say that the store is away
 
 log = structlog.get_logger()
@@ -37,32 +39,47 @@ class BodyRemover(threading.Thread):
         self._store = store
         self._link = link
         self._clock = clock
-        self._over = threading.Event()
+        self._over, self._soon = threading.Event(), threading.Event()
         self._next_sweep = 0.0
-        self._is_failing = False
+        self._tidy_at = float("inf")
+        self._is_failing = False  # and it was told
+        self._is_away = False
         self._is_told = False
 
     def run(self) -> None:
-        while not self._over.wait(TICK_S):
+        while not self._is_over():
             try:
                 if self._link.fileno() < 0:
                     self._link.connect()
                 self.tick(self._clock())
-                self._is_failing = False
+                self._is_failing = self._is_away = False
             except LOST:
                 self._link.close()
+                self._is_away = True
             except Exception as error:  # noqa: BLE001 - the thread's edge: bodies left lying must not cost the slot its work
                 if not self._is_failing:
                     log.warning("bodies not removed", model=self._model, error=str(error), retry_in_s=TICK_S)
-                self._is_failing = True
+                self._is_failing = self._is_away = True
                 if not isinstance(error, StoreError):
                     self._link.close()
         self._link.close()
+        self._store.tidy()
+
+    def hasten(self) -> None:
+        """A job with a body has ended."""
+        self._soon.set()
 
     def stop(self) -> None:
         """Asks for the end, and waits for it a moment: a store that hangs must not hold up the slot's end."""
         self._over.set()
+        self._soon.set()
         self.join(2)
+
+    def _is_over(self) -> bool:
+        """Waits for a job that ended, TICK_S at most; so long in any case when the last round failed."""
+        (self._over if self._is_away else self._soon).wait(TICK_S)
+        self._soon.clear()
+        return self._over.wait(SOON_S)  # those of the jobs that end meanwhile go with it
 
     def tick(self, now: float) -> None:
         """Removes what is due; now and then looks for what nobody queued or ended. Raises one of LOST, StoreError."""
@@ -76,11 +93,15 @@ class BodyRemover(threading.Thread):
                 log.warning(
                     "bodies swept", model=self._model, count=freed, next="they had no job any more; room is free"
                 )
+        if now >= self._tidy_at:
+            self._tidy_at = float("inf")
+            self._store.tidy()
         while not self._over.is_set():
             now_ms = self._now_ms()
             due = self._call(bodies_sweep.due(self._model, self._store.token, now_ms))
             if not due:
                 return
+            self._tidy_at = now + KEPT_S
             self._remove(due, now_ms)
 
     def _remove(self, due: list[bytes], now_ms: int) -> None:
@@ -94,7 +115,7 @@ class BodyRemover(threading.Thread):
         for raw in due:
             if is_name(name := raw.decode(errors="replace")):
                 try:
-                    self._store.remove([name])
+                    self._store.recycle([name])
                 except StoreError as error:
                     stuck.append(raw)
                     errors.append(error)

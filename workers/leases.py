@@ -48,7 +48,7 @@ class Leases:
         lease_s: float,
         take: Callable[[list[Job]], list[Fault]],
         restore: Callable[[], None],
-        on_settled: Callable[[], None],
+        on_settled: Callable[[list[Ended]], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`restore` publishes groups and spec again after Redis forgot them."""

@@ -208,11 +208,12 @@ class Life:
         version = parts.artifact.spec.version
         self._note_ready(version, ready)
         self.incarnation.ready()
+        body_remover = self.body_remover = parts.body_remover()
         slot = self.slot = parts.slot(
-            link, engine, ready, board=board, blame=self.blame, hurry=beat.hurry, on_settled=self.incarnation.settled
-        )
-        if (body_remover := parts.body_remover()) is not None:
-            self.body_remover = body_remover
+            link, engine, ready, board=board, blame=self.blame, hurry=beat.hurry, on_settled=self.incarnation.settled,
+            body_remover=body_remover,
+        )  # fmt: skip
+        if body_remover is not None:
             body_remover.start()
         if self.waits.is_stopping:
             self._tell(slot)

@@ -15,7 +15,7 @@ from broker import caps, paused, spec, timetable
 from broker.bodies_store import BodyStore, open_store
 from broker.connection import Link
 from broker.errors import ArtifactError, ConfigError, StoreError
-from broker.queue import Queue
+from broker.queue import Ended, Queue
 from broker.roster import Assignment
 from broker.settings import Settings
 from workers import trust
@@ -97,11 +97,18 @@ class Parts:
         blame: Blame,
         hurry: Callable[[], None],
         on_settled: Callable[[], None],
+        body_remover: BodyRemover | None = None,
     ) -> Slot:
-        """The slot around an engine that is `ready`."""
+        """The slot around an engine that is `ready`. Bodies of jobs that ended are `body_remover`'s."""
         model = self.artifact.spec
         board.pause(paused.lanes(link, model.name))  # before its first claim; from then on the beat tells
         most = self._row_buckets[-1]
+
+        def settled(ended: list[Ended]) -> None:
+            on_settled()
+            if body_remover is not None and any(one.job.body is not None for one in ended):
+                body_remover.hasten()
+
         return Slot(
             queue=self._queue,
             wire=Wire(link),
@@ -117,7 +124,7 @@ class Parts:
             board=board,
             settings=self._settings.slot,
             restore=self.publish,
-            on_settled=on_settled,
+            on_settled=settled,
             hurry=hurry,
             caps=self._caps(link, ready),
             device=self._device,

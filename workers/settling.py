@@ -26,7 +26,7 @@ class Settling:
         forgotten: Forgotten,
         let_go: Callable[[bytes], None],
         is_refused: Callable[[Any], bool],
-        on_settled: Callable[[], None],
+        on_settled: Callable[[list[Ended]], None],
     ) -> None:
         self._queue = queue
         self._board = board
@@ -70,4 +70,4 @@ class Settling:
         for fault in faults:
             self._let_go(fault.lease)
         self._board.jobs += len(ended) + len(faults)
-        self._on_settled()  # faults too: what many jobs did to themselves is no reason to keep the model waiting
+        self._on_settled(ended)  # faults too: what many jobs did to themselves is no reason to keep the model waiting

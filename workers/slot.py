@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from broker.bodies_store import BodyStore
 from broker.connection import Command
-from broker.queue import Queue
+from broker.queue import Ended, Queue
 from broker.settings_tables import SlotSettings
 from broker.timetable import Learned
 from workers.ahead import Ahead
@@ -61,7 +61,7 @@ class Slot:
         board: Board,
         settings: SlotSettings,
         restore: Callable[[], None],
-        on_settled: Callable[[], None] = lambda: None,
+        on_settled: Callable[[list[Ended]], None] = lambda ended: None,
         hurry: Callable[[], None] = lambda: None,
         timetable: Timetable | None = None,
         blame: Blame | None = None,

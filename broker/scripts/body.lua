@@ -1,6 +1,6 @@
 -- Bodies that stand apart from their jobs; prepended to the scripts that take jobs in or end them. Not a script of its own.
 -- Such a job is of format 2, and a reference stands where its data would begin (broker/bodies.py has the layout). Under the
--- token `redis` the body is the key body:NAME; under any other it lies outside, and a slot removes it (workers/keeper.py).
+-- token `redis` the body is the key body:NAME; under any other it lies outside, and a slot removes it (workers/body_remover.py).
 -- bodies:TOKEN is a zset of names: above 0 the time the job was taken in, below 0 minus the time from which the body may go,
 -- 0 for one that is about to be written.
 local MOST_BODY = 1099511627776 -- bytes; MOST_BYTES of broker/bodies.py

@@ -1,10 +1,12 @@
 -- Ends jobs that are done. XACK comes first, and only for jobs it ended a result is written: the first finisher wins.
 -- KEYS: 1-4 as in finish.lua  5-7 lanes
 -- ARGV: 1-4 as in finish.lua  5-7 how many jobs of each lane, in that order
---       8.. the entries of all jobs, lane after lane, then per job: id, size, ttl_s (0: not stored), framed outcome
+--       8.. the entries of all jobs, lane after lane, then per job: id, size, ttl_s (0: not stored), framed outcome;
+--       of one above inline_limit `=ttl_s` and the outcome without its frame
 --       then per job whose body stands apart: its entry's place in ARGV, token, name
 -- Returns how many were ours to end; the others were ended by someone else before and nothing changed.
 -- Begins with XACK, which frees: passes at maxmemory.
+local EQUALS = 61
 local AT_ONCE = 1000 -- arguments per command, within what Lua's stack takes
 local first, total, skip = 8, 0, {}
 for lane = 1, 3 do
@@ -47,7 +49,9 @@ for entry = first - total, first - 1 do
       end
       parts[#parts + 1] = framed
     else
-      finish(id, 'done', tonumber(ttl_s), tonumber(ARGV[at + 1]), string.sub(framed, 5))
+      local outcome = framed
+      if string.byte(ttl_s) == EQUALS then ttl_s = string.sub(ttl_s, 2) else outcome = string.sub(framed, 5) end
+      finish(id, 'done', tonumber(ttl_s), tonumber(ARGV[at + 1]), outcome)
     end
   end
   at = at + 4

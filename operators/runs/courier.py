@@ -39,6 +39,7 @@ SEND_BYTES, SEND_JOBS = 8 << 20, 64  # of pieces in one round trip
 RESULT_TTL_S = 120  # a successor must find them; those over 4 KB are stored for a minute anyhow
 LET_GO_S = 3.0
 AWAY_PAUSE_S = 0.5
+GATHER_S = 0.01  # while nothing can be submitted: answers are taken several at a time
 
 
 class VersionChanged(RunError):
@@ -76,6 +77,10 @@ class Courier:
         """Whether pieces could be submitted if there were any."""
         piece = self._pieces.peek()
         return piece is None and self._window.has_room(0)
+
+    def serve(self, slots: int) -> None:
+        """So many slots work for the model now."""
+        self._window.serve(slots)
 
     # --- there ------------------------------------------------------------------------------
 
@@ -145,6 +150,8 @@ class Courier:
     def fetch(self, timeout_s: float) -> bool:
         """Takes what came of the jobs, the oldest first, waiting for the first of them; whether any came."""
         came = False
+        if not self._window.is_open:
+            time.sleep(GATHER_S)
         while self._out:
             handle, piece = self._out[0]
             try:

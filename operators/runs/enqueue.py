@@ -27,7 +27,7 @@ from operators.runs.schedule import TASK_ID
 from operators.runs.worker import Redis, make_queue, queue_name, queue_names
 
 BEAT_S, LOOK_S, PRUNE_S = 1.0, 1.0, 3600.0
-PEEK_S = 0.1  # between two looks for a run just submitted: one small command
+PEEK_S = 0.03  # between two looks for a run just submitted: one small command
 WARN_EVERY_S = 30.0
 
 log = structlog.get_logger()

@@ -20,7 +20,9 @@ FAST_BYTES_PER_S = (
     4 << 20
 )  # a model this fast was measured too slow, by one batch and its way: its parts are as large as may be
 QUEUE_SHARE = 4  # of a queue's limits a run takes a fourth at most: others must be able to submit
-WINDOW_PARTS = 3  # submitted and not answered, at most: more would only make what is ahead of others longer
+# Submitted and not answered: for each slot one that runs and some that wait, and where that is little, this. More would only make
+# what is ahead of others longer, and bodies leave the cache before they are read.
+WINDOW_PARTS, WINDOW_BYTES, SLOT_JOBS = 3, 16 << 20, 4
 RATE_OVER_S = 15.0
 
 
@@ -50,17 +52,28 @@ def plan(
 
 
 class Window:
-    """What is submitted and not answered: bounded in bytes, and by a share of the queue's own limits."""
+    """What is submitted and not answered: so much that no slot waits for the next job, bounded in bytes and by a share of the queue's
+    own limits. Once full it opens again when half of it came back, so that jobs travel several at a time."""
 
     def __init__(self, limits: Limits, plan: Plan, *, window_bytes: int) -> None:
-        parts_bytes = WINDOW_PARTS * plan.chunk_rows * plan.row_bytes
-        self._most_bytes = min(window_bytes, parts_bytes, limits.max_bytes // QUEUE_SHARE)
+        self._limit_bytes = min(window_bytes, limits.max_bytes // QUEUE_SHARE)
+        self._least_bytes = min(WINDOW_BYTES, WINDOW_PARTS * plan.chunk_rows * plan.row_bytes)
+        self._slot_bytes = SLOT_JOBS * plan.job_rows * plan.row_bytes
         self._most_jobs = max(1, limits.max_jobs // QUEUE_SHARE)
         self.jobs = self.bytes = 0
+        self.is_open = True
+        self.serve(1)
+
+    def serve(self, slots: int) -> None:
+        """So many slots work for the model now."""
+        self._most_bytes = min(self._limit_bytes, max(self._least_bytes, slots * self._slot_bytes))
 
     def has_room(self, size: int) -> bool:
         """Whether a job of so many bytes may be submitted; one always may."""
-        return self.jobs == 0 or (self.bytes + size <= self._most_bytes and self.jobs < self._most_jobs)
+        if not self.is_open:
+            return False
+        self.is_open = self.jobs == 0 or (self.bytes + size <= self._most_bytes and self.jobs < self._most_jobs)
+        return self.is_open
 
     def take(self, size: int) -> None:
         self.jobs += 1
@@ -69,6 +82,7 @@ class Window:
     def give(self, size: int) -> None:
         self.jobs -= 1
         self.bytes -= size
+        self.is_open |= 2 * self.bytes <= self._most_bytes and 2 * self.jobs <= self._most_jobs
 
 
 class Throttle:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
@@ -43,6 +44,7 @@ class Watch:
         self._began = clock()
         self._looked = 0.0
         self._text = ""
+        self._slots = 1
 
     def stopped(self) -> Stopped | None:
         """Whether the program is to end."""
@@ -54,6 +56,14 @@ class Watch:
             self._priority, self._context.waiting(), worked_s=self._clock() - self._began,
             slice_s=self._context.settings.runs.slice_s,
         )  # fmt: skip
+
+    def slots(self) -> int:
+        """How many are ready to serve the model, one at least; the last number known while Redis is away."""
+        with suppress(*LOST, RedisUnavailable, ResponseError):
+            self._slots = (
+                max(1, len(roster.ready(self._link, self._model))) if self._link.fileno() >= 0 else self._slots
+            )
+        return self._slots
 
     def waits_for(self) -> str:
         """Why no answers come, "" where nothing speaks against it; looked up every two seconds."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from broker import bodies, bodies_sweep, codec, keys
 from broker.answer import Answer
+from broker.bodies_spares import NAME
 from broker.bodies_store import BodyStore
 from broker.connection import Link
 from broker.messages import Kind
@@ -50,6 +51,7 @@ def left(link: Link, token: str = "redis") -> tuple[int, int]:
 
 
 def lying(store: BodyStore) -> list[str]:
-    """Names of the bodies in a folder, or under a file:// URL."""
+    """Names of the bodies in a folder, or under a file:// URL; not of files kept to be written over."""
     place: str = vars(store).get("_folder") or vars(store)["_root"]
-    return sorted(set(os.listdir(place)) - {".penstock"}) if os.path.isdir(place) else []
+    names = os.listdir(place) if os.path.isdir(place) else []
+    return sorted(name for name in names if name != ".penstock" and not name.startswith(NAME))

@@ -49,7 +49,7 @@ def test_a_body_in_redis_goes_its_whole_way_under_the_roles(guarded: Guarded, ro
     assert guarded.admin.call("KEYS", "penstock:*bod*") == []
 
 
-def test_a_slots_keeper_works_with_a_slots_rights(guarded: Guarded, role: Role, tmp_path: Path) -> None:
+def test_a_slots_body_remover_works_with_a_slots_rights(guarded: Guarded, role: Role, tmp_path: Path) -> None:
     # given
     worker = role("worker")
     publish(worker)

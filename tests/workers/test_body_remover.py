@@ -10,13 +10,17 @@ from pathlib import Path
 import pytest
 
 from broker import bodies_sweep, keys
+from broker.bodies_files import MARK
+from broker.bodies_spares import NAME
 from broker.bodies_store import BodyStore, open_store
 from broker.connection import Link
 from broker.errors import StoreError
 from tests.broker.apart import lying
+from tests.wait import wait_until
 from tests.workers.apart import submit
 from tests.workers.fakes import MODEL, Client, RunningSlot
-from workers.body_remover import BodyRemover
+from workers import body_remover as removing
+from workers.body_remover import KEPT_S, BodyRemover
 
 
 @pytest.fixture
@@ -150,7 +154,7 @@ def test_a_body_that_could_not_be_removed_is_noted_until_it_can(
         client.wait(ids)
     other = body_remover(redis_url, folder)
     with monkeypatch.context() as patch:
-        patch.setattr(folder, "remove", refuse)
+        patch.setattr(folder, "recycle", refuse)
         with suppress(StoreError):
             other.tick(0.0)
     assert link.call("ZRANGE", keys.bodies(MODEL, folder.token), 0, -1) == [ids[0].encode()]
@@ -161,3 +165,41 @@ def test_a_body_that_could_not_be_removed_is_noted_until_it_can(
     # then
     assert (lying(folder), link.call("ZCARD", keys.bodies(MODEL, folder.token))) == ([], 0)
     other._link.close()
+
+
+def test_what_is_kept_to_be_written_over_goes_soon_after_the_last_removal(
+    redis_url: str, link: Link, folder: BodyStore, tmp_path: Path
+) -> None:
+    def spare() -> list[str]:
+        return [name for name in os.listdir(tmp_path / "bodies") if name.startswith(NAME)]
+
+    # given
+    folder.write({"abc-1": b"body"})
+    link.call("ZADD", keys.bodies(MODEL, folder.token), -1, "abc-1")
+    remover = body_remover(redis_url, folder)
+    # when
+    remover.tick(0.0)
+    # then
+    assert spare()
+    remover.tick(KEPT_S - 1)
+    assert spare()
+    remover.tick(KEPT_S)
+    assert not spare()
+    remover._link.close()
+
+
+def test_a_remover_that_is_hastened_removes_at_once_and_leaves_nothing_spare_when_it_ends(
+    redis_url: str, link: Link, folder: BodyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given: one that would not look for an hour
+    monkeypatch.setattr(removing, "TICK_S", 3600.0)
+    remover = body_remover(redis_url, folder)
+    remover.start()
+    folder.write({"abc-1": b"body"})
+    link.call("ZADD", keys.bodies(MODEL, folder.token), -1, "abc-1")
+    # when
+    remover.hasten()
+    # then
+    wait_until(lambda: not lying(folder), "the body to go")
+    remover.stop()
+    assert os.listdir(tmp_path / "bodies") == [MARK]

@@ -47,6 +47,7 @@ def test_a_name_that_is_no_jobs_is_dropped_and_nothing_is_removed_under_it(
     # when
     tick(redis_url, outside)
     # then
+    outside.tidy()
     assert (tmp_path / "precious").read_text() == "mine"
     assert sorted(os.listdir(tmp_path / "b")) == [name for name in before if name != "abc-2"]
     assert link.call("ZCARD", keys.bodies(MODEL, outside.token)) == 0
@@ -56,6 +57,7 @@ def test_a_name_that_is_no_jobs_is_dropped_and_nothing_is_removed_under_it(
 def test_a_store_makes_no_path_of_what_is_no_jobs_name(outside: BodyStore, tmp_path: Path, name: str) -> None:
     uses: list[Callable[[], object]] = [
         lambda: outside.remove([name]),
+        lambda: outside.recycle([name]),
         lambda: outside.read(name),
         lambda: outside.write({name: b"x"}),
     ]

@@ -34,7 +34,7 @@ class Holder:
         self.settled: list[bool] = []
         self.leases = Leases(
             queue=self.queue, wire=Wire(self.link), board=Board(name="h/0", incarnation="x", pid=1), lease_s=0.0,
-            take=self._take, restore=lambda: None, on_settled=lambda: self.settled.append(True),
+            take=self._take, restore=lambda: None, on_settled=lambda ended: self.settled.append(True),
         )  # fmt: skip
 
     def _take(self, jobs: list[Job]) -> list[Fault]:

@@ -157,6 +157,10 @@ class Shelf:
 
     def remove(self, names: Iterable[str]) -> None: ...
 
+    def recycle(self, names: Iterable[str]) -> None: ...
+
+    def tidy(self) -> None: ...
+
 
 class Everything:
     """Leases of one who holds them all."""

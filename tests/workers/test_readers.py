@@ -29,6 +29,10 @@ class Shelf:
 
     def remove(self, names: object) -> None: ...
 
+    def recycle(self, names: object) -> None: ...
+
+    def tidy(self) -> None: ...
+
 
 class Scene:
     """Readers whose clock and store the test moves."""

@@ -87,6 +87,8 @@ class Draft:
                 if self._writer is None:
                     self._stream = pa.OSFile(self._path, "wb")
                     self._writer = Grouped(self._kind, self._stream)
+                else:
+                    os.fdatasync(self._stream.fileno())  # what stands there now need not be waited for at the end
                 self._writer.write(table)
         except RunError as error:
             self._give_up(error)

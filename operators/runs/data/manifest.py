@@ -19,7 +19,7 @@ MANIFEST_PREFIX = "manifest-"
 
 
 class PartNote(msgspec.Struct, frozen=True):
-    """One part. Rows [first_row, first_row + rows) of the source; `failed` of them have an error; `digest` is blake2b."""
+    """One part. Rows [first_row, first_row + rows) of the source; `failed` of them have an error; `checksum`: of its bytes."""
 
     index: int
     name: str
@@ -27,7 +27,7 @@ class PartNote(msgspec.Struct, frozen=True):
     rows: int
     failed: int
     size: int
-    digest: str
+    checksum: str = msgspec.field(name="digest")
 
 
 class Head(msgspec.Struct, frozen=True):

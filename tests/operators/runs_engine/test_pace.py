@@ -49,6 +49,39 @@ def test_the_window_is_bounded_in_bytes_parts_and_a_share_of_the_queue_and_lets_
         assert window.has_room(500)
 
 
+def test_a_window_that_was_full_opens_again_when_half_of_it_came_back() -> None:
+    window = Window(Limits(), Plan(1 << 20, 5, 100), window_bytes=4000)
+    for _ in range(8):
+        assert window.has_room(500)
+        window.take(500)
+    assert not window.has_room(500)
+    for _ in range(3):
+        window.give(500)
+        assert not (window.is_open or window.has_room(500)), "so that jobs travel several at a time"
+    window.give(500)
+    assert window.is_open
+    assert window.has_room(500)
+
+
+def test_a_window_is_enough_for_all_slots_and_no_more_than_its_setting() -> None:
+    # given: jobs of half a second, of which three parts would hold six
+    window = Window(Limits(), Plan(100, 50, 1000), window_bytes=1 << 20)
+
+    def filled() -> int:
+        while window.has_room(50_000):
+            window.take(50_000)
+        return window.jobs
+
+    assert filled() == 6
+    window.serve(4)
+    window.give(50_000)
+    window.is_open = True
+    assert filled() == 16
+    window.serve(100)
+    window.is_open = True
+    assert filled() == (1 << 20) // 50_000
+
+
 def test_a_rate_is_kept_over_any_second_and_what_was_not_used_is_not_kept_for_long() -> None:
     throttle = Throttle(100.0)
     assert throttle.wait_s(0.0) == 0
