@@ -137,10 +137,9 @@ class Queue:
             for one in lane:
                 job, outcome = one.job, one.outcome
                 ttl_s = job.result_ttl_s if job.is_stored else 0
-                if len(outcome) <= INLINE_LIMIT_BYTES:
-                    args += (job.id, job.size, ttl_s, frame(len(outcome)) + outcome)
-                else:  # stands alone in its key: every copy of it counts
-                    args += (job.id, job.size, f"={ttl_s}", outcome)
+                is_large = len(outcome) > INLINE_LIMIT_BYTES  # stands alone in its key: each copy of it counts
+                framed = (f"={ttl_s}", outcome) if is_large else (ttl_s, frame(len(outcome)) + outcome)
+                args += (job.id, job.size, *framed)
                 has_apart = has_apart or job.body is not None
         if has_apart:
             for at, one in enumerate(chain(*lanes), 8):
@@ -205,12 +204,10 @@ class Queue:
 
     def take_over(self, link: Link, dead_consumers: Sequence[str], *, marks: int) -> int:
         """Returns all leases of consumers proven dead, then deletes them. The number of leases returned."""
-        total = 0
-        while dead_consumers:
+        total, left = 0, len(dead_consumers)
+        while left:
             moved, left = link.script("take_over", self.lanes, [marks, TAKE_OVER_AT_ONCE, *dead_consumers])
             total += moved
-            if not left:
-                break
         return total
 
     def consumers(self, link: Link) -> set[str]:
@@ -236,10 +233,9 @@ class Queue:
 
     def move(self, most: int = 200) -> Command:
         """Moves delayed jobs that are due into their lanes; the reply is how many."""
-        model = self.model
         return evalsha(
             "move",
-            [keys.delayed(model), keys.delayed_bodies(model), keys.moved(model), *self.lanes],
+            [keys.delayed(self.model), keys.delayed_bodies(self.model), keys.moved(self.model), *self.lanes],
             [most, keys.MOVED_TTL_MS],
         )
 
