@@ -16,7 +16,7 @@ import msgspec
 
 from broker.messages import HIGH, LANES, LOW, Job
 from broker.timetable import Dims
-from workers.batch import Batch
+from workers.batch import Batch, Coming
 from workers.batcher import Batcher
 from workers.claims import NO_ROOM, Rooms
 from workers.waiting import Waiting
@@ -126,14 +126,19 @@ class Pacing:
         coming = self._batcher.coming()
         if coming is None:
             return False
-        is_open = not coming.is_full or coming.lane > 0
-        if coming.ms >= LONG_MS and is_open and self._is_stale:
+        below = coming.lane + self._has_company(coming) if coming.is_full else None
+        if coming.ms >= LONG_MS and below != 0 and self._is_stale:
             if is_asking:
                 return True
             if not self._has_looked:
-                self.look = Look(coming.lane if coming.is_full else None)
+                self.look = Look(below)
                 return True
         return self.patience_ms(now_ms) > 0
+
+    def _has_company(self, coming: Coming) -> bool:
+        """Whether lower lanes fill up a full batch, in which more of its own would take no longer."""
+        rows = self._batcher.rows_in(coming.lane)
+        return rows < coming.rows <= self._batcher.batch_limits.company(coming.dims, rows)
 
     def patience_ms(self, now_ms: float) -> float:
         """How much longer jobs in hand wait for company while the engine is free."""

@@ -96,7 +96,7 @@ def test_a_lane_that_rode_along_begins_no_batch_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 16, 1504])
-def test_a_high_lane_waits_one_low_batch_longer_at_most_whatever_the_low_jobs_are(rows: int) -> None:
+def test_a_high_lane_waits_hardly_longer_whatever_the_low_jobs_are(rows: int) -> None:
     seconds, ms = 6, 5.2
     high = poisson(530.0, seconds, seed=5, lane=0)
     low = [Arrival(0.0, 2, 0.0, rows)] * (int(seconds * 16e3 / ms / rows) + 2)
@@ -105,4 +105,4 @@ def test_a_high_lane_waits_one_low_batch_longer_at_most_whatever_the_low_jobs_ar
         found = sorted(Slot(dict.fromkeys((1, 2, 4, 8, 16), ms), NOW).run(sorted(trace)).of(0))
         return found[int(len(found) * 0.99)]
 
-    assert p99(high + low) <= p99(high) + ms
+    assert p99(high + low) <= p99(high) + 0.2 * ms

@@ -67,6 +67,17 @@ def test_a_full_batch_of_a_lower_lane_asks_for_higher_ones_and_one_of_the_highes
         assert pacing.look == look
 
 
+def test_a_batch_that_lower_lanes_filled_up_asks_for_more_of_its_own_lane_too() -> None:
+    for lane, look in ((NORMAL, Look(NORMAL + 1)), (HIGH, Look(HIGH + 1))):
+        parts, pacing = paced(20.0)
+        parts.add([job()])
+        run(parts, pacing, 100.0)
+        parts.add([job(lane=lane), job(lane=LOW, rows=100)])
+        pacing.freed(1000.0)
+        assert pacing.is_held(1000.0, is_asking=False)
+        assert pacing.look == look
+
+
 def test_what_was_claimed_while_the_engine_was_free_and_what_is_quick_begins_at_once() -> None:
     parts, pacing = paced(20.0)
     parts.add([job()])
