@@ -7,6 +7,7 @@ models see and reads what they are sent, so it belongs to this user or to root, 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -23,6 +24,7 @@ PART = ".part"  # a body being written
 OWN, SHARED = 0o600, 0o640  # modes of files, the second where the folder is our group's too
 _TOKEN = re.compile(rb"[0-9a-f]{16}")
 _OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe that somebody put there holds nobody up
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class FileStore:
@@ -41,20 +43,14 @@ class FileStore:
     def write(self, bodies: Mapping[str, Body]) -> None:
         try:
             for name, body in bodies.items():
-                path = self._path(name)
-                part = path + PART
-                fd = self._spares.take(part, _OPEN)
-                if fd < 0:
-                    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _OPEN, OWN)
-                with open(fd, "wb", buffering=0) as file:
-                    os.fchmod(fd, self._mode)
-                    left = memoryview(body)
-                    while left:
-                        left = left[file.write(left) :]
-                    file.truncate()
-                os.rename(part, path)
+                try:
+                    self._write(self._path(name), body)
+                except OSError as error:
+                    if error.errno not in _NO_ROOM:
+                        raise
+                    self.tidy()  # what is kept may be what there is no room for
+                    self._write(self._path(name), body)
         except OSError as error:
-            self.tidy()  # where there is no room, that is some
             with suppress(OSError):
                 for name in bodies:
                     self._unlink(name)
@@ -80,14 +76,26 @@ class FileStore:
     def recycle(self, names: Iterable[str]) -> None:
         try:
             for name in names:
-                if not self._spares.keep(self._path(name)):
-                    self._unlink(name)
+                self._spares.keep(self._path(name))
+                self._unlink(name)
         except OSError as error:
             raise self._refused(error) from None
 
     def tidy(self) -> None:
-        with suppress(OSError):
-            self._spares.tidy()
+        self._spares.tidy()
+
+    def _write(self, path: str, body: Body) -> None:
+        part = path + PART
+        fd = self._spares.take(part, _OPEN)
+        if fd < 0:
+            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _OPEN, OWN)
+        with open(fd, "wb", buffering=0) as file:
+            os.fchmod(fd, self._mode)
+            left = memoryview(body)
+            while left:
+                left = left[file.write(left) :]
+            file.truncate()
+        os.rename(part, path)
 
     def _unlink(self, name: str) -> None:
         """Also what was half written."""

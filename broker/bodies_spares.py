@@ -22,23 +22,19 @@ class Spares:
         self._names = [f"{folder}/{NAME}{number}" for number in range(FILES)]
         self._next = 0
 
-    def keep(self, path: str) -> bool:
-        """Takes a file away for later; False when it is not there, or no file, or too large to be kept. Raises OSError."""
-        try:
+    def keep(self, path: str) -> None:
+        """Takes a file away for later, where it can: not when it is not there, or no file, or too large to be kept."""
+        with suppress(OSError):
             found = os.lstat(path)
-            if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
-                return False
-            os.rename(path, self._turn())
-        except FileNotFoundError:
-            return False
-        return True
+            if stat.S_ISREG(found.st_mode) and found.st_size <= MOST_BYTES:
+                os.rename(path, self._turn())
 
     def take(self, path: str, flags: int) -> int:
         """Opens a spare file for writing, under `path` from now on; -1 when there is none. It is to be cut to its new length."""
         for _ in range(TRIES):
             try:
                 os.rename(self._turn(), path)
-            except FileNotFoundError:
+            except OSError:  # none, or another user's in a folder where only its owner may move it
                 continue
             return self._opened(path, flags)
         return -1
@@ -46,7 +42,7 @@ class Spares:
     def tidy(self) -> None:
         """Removes them."""
         for name in self._names:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 os.unlink(name)
 
     def _turn(self) -> str:

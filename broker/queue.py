@@ -129,22 +129,21 @@ class Queue:
         lanes: tuple[list[Ended], ...] = ([], [], [])
         for one in ended:
             lanes[one.job.lane].append(one)
-        args: list[Any] = [*self._finish_args, *map(len, lanes)]
-        args += [one.job.entry for lane in lanes for one in lane]
+        ordered = [*chain(*lanes)]
+        bodies = [(at, one.job.body) for at, one in enumerate(ordered) if one.job.body is not None]
+        first = 9 + 3 * len(bodies)
+        args: list[Any] = [*self._finish_args, *map(len, lanes), len(bodies)]
+        for at, body in bodies:
+            args += (first + at, body.token, body.name)
+        args += [one.job.entry for one in ordered]
         frame = outcome_codec.FRAME.pack
-        has_apart = False
-        for lane in lanes:
-            for one in lane:
-                job, outcome = one.job, one.outcome
-                ttl_s = job.result_ttl_s if job.is_stored else 0
-                is_large = len(outcome) > INLINE_LIMIT_BYTES  # stands alone in its key: each copy of it counts
-                framed = (f"={ttl_s}", outcome) if is_large else (ttl_s, frame(len(outcome)) + outcome)
-                args += (job.id, job.size, *framed)
-                has_apart = has_apart or job.body is not None
-        if has_apart:
-            for at, one in enumerate(chain(*lanes), 8):
-                if (body := one.job.body) is not None:
-                    args += (at, body.token, body.name)
+        for one in ordered:
+            job, outcome = one.job, one.outcome
+            ttl_s = job.result_ttl_s if job.is_stored else 0
+            if len(outcome) <= INLINE_LIMIT_BYTES:
+                args += (job.id, job.size, ttl_s, frame(len(outcome)) + outcome)
+            else:  # stands alone in its key: each copy of it counts
+                args += (job.id, job.size, f"={ttl_s}", outcome)
         return evalsha("settle", self._finish_keys + self.lanes, args)
 
     def settles(self, ended: Iterable[Ended]) -> Iterator[Command]:

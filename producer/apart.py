@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy import ndarray
 
-from broker.bodies import REDIS, Body
+from broker.bodies import REDIS, Body, is_folder
 from broker.bodies_store import BodyStore, open_store
 from broker.errors import InvalidInput, StoreError
 from broker.spec import Limits
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 class Apart:
     """What one published spec says of large bodies. The store is opened by the first of them; threads may share it."""
 
-    def __init__(self, *, is_wanted: bool = True, borrows: bool = False) -> None:
+    def __init__(self, *, is_wanted: bool = True) -> None:
         self.is_wanted = is_wanted
-        self.borrows = borrows  # outside Redis the caller's own arrays are written: it waits until they are
         self.limit_bytes = 0  # data above it stands apart; 0: none does
         self._location = REDIS
         self._store: BodyStore | None = None
@@ -33,7 +32,7 @@ class Apart:
     def learned(self, limits: Limits) -> Apart:
         """As the limits say that were published now; what was packed under those before keeps its own. The store stays open if
         it is the same."""
-        new = Apart(is_wanted=self.is_wanted, borrows=self.borrows)
+        new = Apart(is_wanted=self.is_wanted)
         new.limit_bytes = limits.large_bytes if self.is_wanted else 0
         new._location = limits.bodies
         if limits.bodies == self._location:
@@ -47,6 +46,10 @@ class Apart:
     @property
     def is_redis(self) -> bool:
         return self._location == REDIS
+
+    @property
+    def is_folder(self) -> bool:
+        return is_folder(self._location)
 
     @property
     def token(self) -> str:

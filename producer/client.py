@@ -117,10 +117,11 @@ class Producer(Sender):
         idempotency_keys: Iterable[str] | None = None,
         **options: Any,
     ) -> list[Handle]:
-        """Queues many jobs, up to 256 or 1 MB a round trip, beside 8 MB of bodies outside Redis; options as in `submit`.
+        """Queues many jobs, up to 256 or 1 MB a round trip, beside 8 MB of bodies in a folder; options as in `submit`.
 
         What is refused raises what `submit` raises; its `.accepted` holds the handles of the prefix that was queued.
-        With `wait_s`, a full queue is waited for so long in all, and only the rest is sent again.
+        With `wait_s`, a full queue is waited for so long in all, and only the rest is sent again. Arrays must stay as they are
+        until this returns: they are read again when the model's spec changes meanwhile.
         """
         inputs = many("submit_many", inputs)
         keys = keys_for(inputs, idempotency_keys)
@@ -140,7 +141,8 @@ class Producer(Sender):
         """Results of many jobs, with at most `window` of them queued or unread at any time.
 
         Yields Result in the order of `inputs`, or as completed with `ordered=False`; `.index` is the place in `inputs`.
-        A full queue is waited for. `timeout` bounds the wait for each next result. A job that failed raises, or with
+        Many of `inputs` are taken before the first of them is sent, so each must be an array of its own, not one buffer filled
+        anew. A full queue is waited for. `timeout` bounds the wait for each next result. A job that failed raises, or with
         `return_errors` its JobFailed is yielded in its place.
         """
         return run_window(
@@ -170,7 +172,7 @@ class Producer(Sender):
                 place = self._models.get(name)
                 if place is None:
                     place = Model(name, self.client, self.url, self._patience_s, self._durability)
-                    place.apart.is_wanted, place.apart.borrows = self._is_apart, True
+                    place.apart.is_wanted = self._is_apart
                     self._models[name] = place
         return place
 
@@ -190,7 +192,8 @@ class Producer(Sender):
             self._line.run(talks.learn_spec(place))
         packer = place.packer(terms)
         handles: list[Handle] = []
-        parcel = Parcel(sink)
+        # A generator may fill one array anew for each job; those in a list are as they are until this returns.
+        parcel = Parcel(sink, borrows=isinstance(inputs, list | tuple))
         try:
             for index, one in enumerate(inputs):
                 try:

@@ -91,6 +91,7 @@ class Parcel:
         "apart",
         "blobs",
         "bodies",
+        "borrows",
         "dedupe",
         "generation",
         "inputs",
@@ -102,16 +103,18 @@ class Parcel:
         "tickets",
     )
 
-    def __init__(self, sink: Sink | None = None) -> None:
+    def __init__(self, sink: Sink | None = None, *, borrows: bool = False) -> None:
+        """`borrows`: bodies outside Redis are the caller's own arrays; none of its code runs before they are written."""
         self.sink = sink
+        self.borrows = borrows
         self.inputs: list[Any] = []
         self.blobs: list[bytes] = []
         self.tickets: list[Any] = []
         self.dedupe: list[tuple[str, str]] = []
         self.bodies: dict[str, Body] = {}  # that stand apart, by name: the id of their job
         self.spare: list[str] = []  # names of those written for jobs that had been queued before
-        self.size = 0  # bytes that go to Redis
-        self.outside = 0  # bytes of bodies that do not
+        self.size = 0  # bytes of what goes elsewhere, to Redis most of it
+        self.outside = 0  # bytes of bodies in a folder
         self.generation = ""  # of the spec that all of it was packed under
         self.apart: Apart  # that spec's, from the first job on
 
@@ -146,16 +149,16 @@ class Parcel:
         if not apart.limit_bytes or not apart.is_large(fitted.data):
             return packer.pack(fitted, job)
         blob, self.bodies[job] = packer.pack_apart(
-            fitted, job, apart.token, borrows=apart.borrows and not apart.is_redis
+            fitted, job, apart.token, borrows=self.borrows and not apart.is_redis
         )
         self._count(len(self.bodies[job]))
         return blob
 
     def _count(self, body_bytes: int) -> None:
-        if self.apart.is_redis:
-            self.size += body_bytes
-        else:
+        if self.apart.is_folder:
             self.outside += body_bytes
+        else:  # a store behind a URL takes its time for each, and no job is queued before all are written
+            self.size += body_bytes
 
     @property
     def is_full(self) -> bool:

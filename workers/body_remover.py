@@ -22,7 +22,7 @@ from broker.errors import StoreError
 TICK_S = 1.0
 SOON_S = 0.05  # between rounds while bodies become free: one prompt round keeps their room small, and its memory warm
 SWEEP_EVERY_S = 60.0
-KEPT_S = 5.0  # after the last removal what the store kept for new bodies goes too
+KEPT_S = 5.0  # so long at most the store keeps what was removed, for new bodies
 MOST_FAILURES = 3  # of one tick: more say that the store is away
 
 log = structlog.get_logger()
@@ -41,7 +41,7 @@ class BodyRemover(threading.Thread):
         self._clock = clock
         self._over, self._soon = threading.Event(), threading.Event()
         self._next_sweep = 0.0
-        self._tidy_at = float("inf")
+        self._tidy_at = 0.0  # at first what a life kept that was killed
         self._is_failing = False  # and it was told
         self._is_away = False
         self._is_told = False
@@ -55,6 +55,7 @@ class BodyRemover(threading.Thread):
                 self._is_failing = self._is_away = False
             except LOST:
                 self._link.close()
+                self._store.tidy()  # nobody submits now
                 self._is_away = True
             except Exception as error:  # noqa: BLE001 - the thread's edge: bodies left lying must not cost the slot its work
                 if not self._is_failing:
@@ -101,7 +102,7 @@ class BodyRemover(threading.Thread):
             due = self._call(bodies_sweep.due(self._model, self._store.token, now_ms))
             if not due:
                 return
-            self._tidy_at = now + KEPT_S
+            self._tidy_at = min(self._tidy_at, now + KEPT_S)
             self._remove(due, now_ms)
 
     def _remove(self, due: list[bytes], now_ms: int) -> None:

@@ -208,13 +208,14 @@ class Life:
         version = parts.artifact.spec.version
         self._note_ready(version, ready)
         self.incarnation.ready()
-        body_remover = self.body_remover = parts.body_remover()
+        body_remover = parts.body_remover()
         slot = self.slot = parts.slot(
             link, engine, ready, board=board, blame=self.blame, hurry=beat.hurry, on_settled=self.incarnation.settled,
             body_remover=body_remover,
         )  # fmt: skip
         if body_remover is not None:
             body_remover.start()
+            self.body_remover = body_remover  # only now: one that never began cannot be waited for
         if self.waits.is_stopping:
             self._tell(slot)
         log.info("slot ready", slot=self.name, model=model, version=version, device=ready.device,

@@ -1,14 +1,15 @@
 -- Ends jobs that are done. XACK comes first, and only for jobs it ended a result is written: the first finisher wins.
 -- KEYS: 1-4 as in finish.lua  5-7 lanes
 -- ARGV: 1-4 as in finish.lua  5-7 how many jobs of each lane, in that order
---       8.. the entries of all jobs, lane after lane, then per job: id, size, ttl_s (0: not stored), framed outcome;
+--       8 of how many jobs the body stands apart, then per such job: its entry's place in ARGV, token, name
+--       then the entries of all jobs, lane after lane, then per job: id, size, ttl_s (0: not stored), framed outcome;
 --       of one above inline_limit `=ttl_s` and the outcome without its frame
---       then per job whose body stands apart: its entry's place in ARGV, token, name
 -- Returns how many were ours to end; the others were ended by someone else before and nothing changed.
 -- Begins with XACK, which frees: passes at maxmemory.
 local EQUALS = 61
 local AT_ONCE = 1000 -- arguments per command, within what Lua's stack takes
-local first, total, skip = 8, 0, {}
+local bodies_end = 8 + 3 * tonumber(ARGV[8])
+local first, total, skip = bodies_end + 1, 0, {}
 for lane = 1, 3 do
   local count = tonumber(ARGV[4 + lane])
   if count > 0 then
@@ -56,7 +57,7 @@ for entry = first - total, first - 1 do
   end
   at = at + 4
 end
-for place = first + 4 * total, #ARGV, 3 do
+for place = 9, bodies_end, 3 do
   if not skip[tonumber(ARGV[place])] then free_body(prefix, ARGV[place + 1], ARGV[place + 2], now_ms) end
 end
 if count > 0 then ended.done = count end

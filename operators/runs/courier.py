@@ -150,13 +150,15 @@ class Courier:
     def fetch(self, timeout_s: float) -> bool:
         """Takes what came of the jobs, the oldest first, waiting for the first of them; whether any came."""
         came = False
-        if not self._window.is_open:
+        if self._window.is_gathering:
             time.sleep(GATHER_S)
         while self._out:
             handle, piece = self._out[0]
             try:
                 result = handle.result(0.0 if came else timeout_s)
             except ResultTimeout:
+                if timeout_s > 0 and not came:
+                    self._window.widen()
                 break
             except ResultExpired as error:
                 self._came(piece)

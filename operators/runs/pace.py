@@ -21,7 +21,7 @@ FAST_BYTES_PER_S = (
 )  # a model this fast was measured too slow, by one batch and its way: its parts are as large as may be
 QUEUE_SHARE = 4  # of a queue's limits a run takes a fourth at most: others must be able to submit
 # Submitted and not answered: for each slot one that runs and some that wait, and where that is little, this. More would only make
-# what is ahead of others longer, and bodies leave the cache before they are read.
+# what is ahead of others longer, and bodies leave the cache before they are read; so three parts are for where an answer is late.
 WINDOW_PARTS, WINDOW_BYTES, SLOT_JOBS = 3, 16 << 20, 4
 RATE_OVER_S = 15.0
 
@@ -53,26 +53,51 @@ def plan(
 
 class Window:
     """What is submitted and not answered: so much that no slot waits for the next job, bounded in bytes and by a share of the queue's
-    own limits. Once full it opens again when half of it came back, so that jobs travel several at a time."""
+    own limits. Once full it opens again when half of it came back, so that jobs travel several at a time, or when slots want more."""
 
     def __init__(self, limits: Limits, plan: Plan, *, window_bytes: int) -> None:
+        chunk_bytes, job_bytes = plan.chunk_rows * plan.row_bytes, plan.job_rows * plan.row_bytes
         self._limit_bytes = min(window_bytes, limits.max_bytes // QUEUE_SHARE)
-        self._least_bytes = min(WINDOW_BYTES, WINDOW_PARTS * plan.chunk_rows * plan.row_bytes)
-        self._slot_bytes = SLOT_JOBS * plan.job_rows * plan.row_bytes
+        self._parts_bytes = WINDOW_PARTS * chunk_bytes
+        # Jobs that are small because a user wishes it, or of one row each, make batches as large as others.
+        self._slot_bytes = SLOT_JOBS * max(job_bytes, min(JOB_BYTES, chunk_bytes // 2))
         self._most_jobs = max(1, limits.max_jobs // QUEUE_SHARE)
         self.jobs = self.bytes = 0
         self.is_open = True
         self.serve(1)
 
     def serve(self, slots: int) -> None:
-        """So many slots work for the model now."""
-        self._most_bytes = min(self._limit_bytes, max(self._least_bytes, slots * self._slot_bytes))
+        """So many slots work for the model now; told each second, which an answer that was late may not be by then."""
+        self._slots = slots
+        self._bound(min(WINDOW_BYTES, self._parts_bytes))
+
+    def widen(self) -> None:
+        """The oldest answer is late. Those behind it are taken after it, and may have come: their slots are to go on."""
+        self._bound(self._parts_bytes)
+
+    def _bound(self, least_bytes: int) -> None:
+        self._most_bytes = min(self._limit_bytes, max(least_bytes, self._slots * self._slot_bytes))
+        self.is_open |= self._is_low
+
+    @property
+    def is_gathering(self) -> bool:
+        """Whether it is shut, and the slots have enough to do for a while."""
+        return not (self.is_open or self._is_low)
+
+    @property
+    def _is_low(self) -> bool:
+        """Whether half of it came back, or no slot has more than half of what it is to have: the limits may be less than that."""
+        few_bytes = max(self._most_bytes, self._slots * self._slot_bytes) // 2
+        is_few = 2 * self.jobs <= SLOT_JOBS * self._slots
+        return is_few or (self.bytes <= few_bytes and 2 * self.jobs <= self._most_jobs)
 
     def has_room(self, size: int) -> bool:
         """Whether a job of so many bytes may be submitted; one always may."""
         if not self.is_open:
             return False
-        self.is_open = self.jobs == 0 or (self.bytes + size <= self._most_bytes and self.jobs < self._most_jobs)
+        # Rows may be much larger than those that the plan was made by.
+        most_bytes = self._limit_bytes if self.jobs < SLOT_JOBS * self._slots else self._most_bytes
+        self.is_open = self.jobs == 0 or (self.bytes + size <= most_bytes and self.jobs < self._most_jobs)
         return self.is_open
 
     def take(self, size: int) -> None:
@@ -82,7 +107,7 @@ class Window:
     def give(self, size: int) -> None:
         self.jobs -= 1
         self.bytes -= size
-        self.is_open |= 2 * self.bytes <= self._most_bytes and 2 * self.jobs <= self._most_jobs
+        self.is_open |= self._is_low
 
 
 class Throttle:

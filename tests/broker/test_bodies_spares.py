@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -135,3 +136,71 @@ def test_writers_and_removers_at_once_never_mix_two_bodies(store: FileStore, fol
     # then
     assert wrong == []
     assert len(spares(folder)) == len(os.listdir(folder)) - 1
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_spare_files_give_way_where_there_is_no_room_for_a_body(
+    store: FileStore, folder: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    # given: a disk that has room for nothing beside what is kept
+    store.write({"abc-1": b"old body", "abc-2": b"old body"})
+    store.recycle(["abc-1", "abc-2"])
+    fchmod, refused = os.fchmod, list[int]()
+
+    def full(handle: int, mode: int) -> None:
+        if spares(folder):
+            refused.append(handle)
+            raise OSError(code, "No space left on device")
+        fchmod(handle, mode)
+
+    monkeypatch.setattr(os, "fchmod", full)
+    # when
+    store.write({"abc-3": b"body"})
+    # then
+    assert (len(refused), store.read("abc-3")) == (1, b"body")
+    assert sorted(os.listdir(folder)) == [MARK, "abc-3"]
+
+
+def test_a_body_of_which_a_half_lies_beside_it_goes_with_that_half(store: FileStore, folder: Path) -> None:
+    # given: a writer that was killed as it wrote the body once more
+    store.write({"abc-1": b"body"})
+    (folder / f"abc-1{PART}").write_bytes(b"bo")
+    # when
+    store.recycle(["abc-1"])
+    store.tidy()
+    # then
+    assert os.listdir(folder) == [MARK]
+
+
+def test_a_body_that_cannot_be_kept_is_removed(store: FileStore, folder: Path) -> None:
+    # given
+    store.write({"abc-1": b"body"})
+    for number in range(FILES):
+        (folder / f"{NAME}{number}").mkdir()
+    # when
+    store.recycle(["abc-1"])
+    store.tidy()
+    # then
+    assert store.read("abc-1") is None
+    assert len(spares(folder)) == FILES
+
+
+def test_in_a_folder_where_nobody_may_move_anothers_files_bodies_are_written_anew(
+    store: FileStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given: another user's spare files, and the folder is sticky
+    for number in range(FILES):
+        (folder / f"{NAME}{number}").write_text("theirs")
+    rename = os.rename
+
+    def sticky(source: str, target: str) -> None:
+        if NAME in source:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", sticky)
+    # when
+    store.write({"abc-1": b"body"})
+    # then
+    assert store.read("abc-1") == b"body"
+    assert len(spares(folder)) == FILES

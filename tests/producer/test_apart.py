@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -243,3 +243,24 @@ def test_a_producer_killed_between_body_and_job_leaves_a_body_and_no_job(
     assert ended.returncode == -signal.SIGKILL
     assert len(outside.names()) == 1
     assert wait_until(lambda: waiting(outside.link) == [])
+
+
+@pytest.mark.parametrize("is_list", [False, True])
+def test_inputs_that_are_made_in_one_buffer_are_each_sent_as_they_were(
+    redis_url: str, publish: Publish, place: Place, is_list: bool
+) -> None:
+    # given: a generator that fills the same array for each job
+    publish(limits=place.limits())
+    buffer = np.empty_like(LARGE)
+
+    def fill() -> Iterator[np.ndarray[Any, Any]]:
+        for at in range(4):
+            buffer[:] = LARGE + at
+            yield buffer if not is_list else buffer.copy()
+
+    # when
+    with Worker(redis_url, store=place.store), Producer(redis_url) as producer:
+        handles = producer.submit_many(MODEL, list(fill()) if is_list else fill())
+        # then
+        for at, handle in enumerate(handles):
+            np.testing.assert_array_equal(handle.result(10)["y"], (LARGE + at) * 2)

@@ -30,9 +30,10 @@ def folder(tmp_path: Path) -> BodyStore:
     return opened
 
 
-def body_remover(redis_url: str, store: BodyStore) -> BodyRemover:
+def body_remover(redis_url: str, store: BodyStore, *, is_connected: bool = True) -> BodyRemover:
     link = Link(redis_url)
-    link.connect()
+    if is_connected:
+        link.connect()
     return BodyRemover(model=MODEL, store=store, link=link)
 
 
@@ -167,7 +168,7 @@ def test_a_body_that_could_not_be_removed_is_noted_until_it_can(
     other._link.close()
 
 
-def test_what_is_kept_to_be_written_over_goes_soon_after_the_last_removal(
+def test_what_is_kept_to_be_written_over_goes_soon_though_others_are_removed_meanwhile(
     redis_url: str, link: Link, folder: BodyStore, tmp_path: Path
 ) -> None:
     def spare() -> list[str]:
@@ -181,6 +182,8 @@ def test_what_is_kept_to_be_written_over_goes_soon_after_the_last_removal(
     remover.tick(0.0)
     # then
     assert spare()
+    folder.write({"abc-2": b"body", "abc-3": b"body"})
+    link.call("ZADD", keys.bodies(MODEL, folder.token), -1, "abc-2", -1, "abc-3")
     remover.tick(KEPT_S - 1)
     assert spare()
     remover.tick(KEPT_S)
@@ -203,3 +206,33 @@ def test_a_remover_that_is_hastened_removes_at_once_and_leaves_nothing_spare_whe
     wait_until(lambda: not lying(folder), "the body to go")
     remover.stop()
     assert os.listdir(tmp_path / "bodies") == [MARK]
+
+
+def test_what_a_killed_slot_kept_to_be_written_over_goes_with_the_first_look_of_the_next(
+    redis_url: str, link: Link, folder: BodyStore, tmp_path: Path
+) -> None:
+    # given
+    RunningSlot(redis_url).link.close()
+    folder.write({"abc-1": b"body"})
+    folder.recycle(["abc-1"])
+    # when
+    remover = body_remover(redis_url, folder)
+    remover.tick(1000.0)
+    # then
+    assert os.listdir(tmp_path / "bodies") == [MARK]
+    remover._link.close()
+
+
+def test_nothing_is_kept_to_be_written_over_while_redis_is_away(
+    redis_url: str, folder: BodyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given
+    monkeypatch.setattr(removing, "TICK_S", 0.01)
+    remover = body_remover("unix:///nowhere/redis.sock", folder, is_connected=False)
+    folder.write({"abc-1": b"body"})
+    folder.recycle(["abc-1"])
+    # when
+    remover.start()
+    # then
+    wait_until(lambda: os.listdir(tmp_path / "bodies") == [MARK], "the spare file to go")
+    remover.stop()

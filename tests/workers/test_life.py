@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker import keys, roster, spec
+from broker import keys, roster, spec, timetable
 from broker.connection import Link
 from broker.errors import ConfigError, RedisUnavailable
 from broker.queue import Queue
@@ -313,3 +313,17 @@ def test_an_engine_that_survives_sigkill_quarantines_its_device_until_it_is_gone
         stuck.kill()
         stuck.wait()
     assert run_until_ready(make(), link) is Exit.DRAINED
+
+
+def test_a_slot_that_loses_redis_before_its_loop_ends_by_name_with_bodies_in_a_folder_too(
+    make: Make, link: Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise ConnectionResetError("Connection reset by peer")
+
+    # given: what knows of bodies' removal is built, and not started yet
+    monkeypatch.setattr(timetable, "load", lost)
+    # when
+    ended = make(bodies=f"{tmp_path}/bodies").live()
+    # then
+    assert ended is Exit.REDIS_LOST

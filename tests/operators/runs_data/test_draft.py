@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,18 @@ def test_a_draft_of_one_that_was_killed_goes_with_the_next_look(tmp_path: Path) 
     write(killed, 1)  # it may live still, without knowing that it lost the run
     killed.assemble(rows=20)
     assert ids(tmp_path) == list(range(20))
+
+
+def test_a_disk_that_refuses_to_be_waited_for_ends_the_draft_and_not_the_run(
+    tmp_path: Path, reads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(handle: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("os.fdatasync", refused)
+    sink = open_sink(f"{tmp_path}/out.parquet", run="abc")
+    write(sink, 0, 1, 2)
+    assert drafts(tmp_path) == []
+
+    sink.assemble(rows=30)
+    assert (ids(tmp_path), reads) == (list(range(30)), [0, 1, 2])

@@ -238,3 +238,17 @@ def test_what_is_under_way_is_cancelled_when_a_run_is_left(stand: Stand) -> None
     stand.courier.send()
     stand.courier.let_go()
     assert stand.pool.cancelled == 2
+
+
+def test_behind_an_answer_that_is_late_the_other_slots_are_given_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given: a window for one job, of which no answer comes
+    monkeypatch.setattr("operators.runs.pace.WINDOW_BYTES", 16)
+    monkeypatch.setattr("operators.runs.pace.SLOT_JOBS", 1)
+    stand = Stand()
+    stand.pool.answers = lambda values: ResultTimeout("later")
+    stand.courier.send()
+    stand.courier.fetch(0)
+    assert (stand.window.jobs, stand.courier.send()) == (1, False), "it only looked"
+    # when, then
+    stand.courier.fetch(0.001)
+    assert (stand.courier.send(), stand.window.jobs) == (True, 2)

@@ -49,37 +49,75 @@ def test_the_window_is_bounded_in_bytes_parts_and_a_share_of_the_queue_and_lets_
         assert window.has_room(500)
 
 
+def filled(window: Window, size: int) -> int:
+    """Jobs under way when no more may be."""
+    while window.has_room(size):
+        window.take(size)
+    return window.jobs
+
+
 def test_a_window_that_was_full_opens_again_when_half_of_it_came_back() -> None:
-    window = Window(Limits(), Plan(1 << 20, 5, 100), window_bytes=4000)
-    for _ in range(8):
-        assert window.has_room(500)
-        window.take(500)
-    assert not window.has_room(500)
-    for _ in range(3):
-        window.give(500)
-        assert not window.has_room(500), "so that jobs travel several at a time"
-    window.give(500)
+    window = Window(Limits(), Plan(13, 5, 100), window_bytes=1 << 20)
+    assert filled(window, 390) == 10
+    for _ in range(4):
+        window.give(390)
+        assert not window.has_room(390), "so that jobs travel several at a time"
+    assert window.is_gathering
+    window.give(390)
     assert window.is_open
-    assert window.has_room(500)
+    assert filled(window, 390) == 10
 
 
 def test_a_window_is_enough_for_all_slots_and_no_more_than_its_setting() -> None:
     # given: jobs of half a second, of which three parts would hold six
     window = Window(Limits(), Plan(100, 50, 1000), window_bytes=1 << 20)
-
-    def filled() -> int:
-        while window.has_room(50_000):
-            window.take(50_000)
-        return window.jobs
-
-    assert filled() == 6
+    assert filled(window, 50_000) == 6
     window.serve(4)
-    window.give(50_000)
-    window.is_open = True
-    assert filled() == 16
+    assert filled(window, 50_000) == 16, "though none came back: the new ones do not wait for the first answers"
     window.serve(100)
-    window.is_open = True
-    assert filled() == (1 << 20) // 50_000
+    assert filled(window, 50_000) == (1 << 20) // 50_000
+    window.serve(1)
+    while window.jobs:
+        window.give(50_000)
+    assert filled(window, 50_000) == 6
+
+
+@pytest.mark.parametrize(
+    ("limits", "window_bytes", "most"), [(Limits(), 500_000, 10), (Limits(max_jobs=40), 1 << 20, 10)]
+)
+def test_a_window_that_its_limits_keep_small_is_kept_full(limits: Limits, window_bytes: int, most: int) -> None:
+    # given: eight slots, for which it would be 32 jobs
+    window = Window(limits, Plan(100, 50, 1000), window_bytes=window_bytes)
+    window.serve(8)
+    assert filled(window, 50_000) == most
+    # then: half of them would leave slots without one, and nobody sleeps over it
+    assert not window.is_gathering
+    window.give(50_000)
+    assert window.has_room(50_000)
+
+
+def test_slots_have_enough_where_rows_are_larger_than_the_first_ones_or_jobs_smaller_than_they_need_be() -> None:
+    window = Window(Limits(), Plan(100, 50, 1000), window_bytes=64 << 20)
+    window.serve(16)
+    assert filled(window, 500_000) == 64
+
+    # given: jobs of one row, which make batches of half a second all the same
+    window = Window(Limits(), Plan(100, 1, 1000), window_bytes=64 << 20)
+    window.serve(16)
+    assert filled(window, 1000) == 16 * 4 * 50
+
+
+def test_a_late_answer_widens_the_window_to_three_parts_for_a_second() -> None:
+    window = Window(Limits(), Plan(131_072, 8192, 256), window_bytes=64 << 20)
+    assert filled(window, 2 << 20) == 8
+    window.widen()
+    assert filled(window, 2 << 20) == 32
+    window.serve(1)
+    for _ in range(27):
+        window.give(2 << 20)
+        assert not window.has_room(2 << 20)
+    window.give(2 << 20)
+    assert filled(window, 2 << 20) == 8
 
 
 def test_a_rate_is_kept_over_any_second_and_what_was_not_used_is_not_kept_for_long() -> None:
