@@ -25,10 +25,11 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from broker.address import lost, make_pool, not_redis, sentinels_of
 from broker.address import safe_url as safe_url
 from broker.errors import RedisRefused, RedisUnavailable
-from broker.packed import packed
+from broker.packed import buffers
 from broker.replies import is_missing_group as is_missing_group
 from broker.replies import is_out_of_memory as is_out_of_memory
 from broker.replies import read_error
+from broker.send import send_all
 
 Arg: TypeAlias = str | bytes | int | float | memoryview
 Command: TypeAlias = Sequence[Arg]
@@ -158,7 +159,7 @@ class Link:
         if self._socket is None:
             raise RedisConnectionError("not connected")
         try:
-            self._socket.sendall(packed(commands))
+            send_all(self._socket, buffers(commands))
         except OSError:
             self.close()
             raise

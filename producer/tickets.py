@@ -104,7 +104,7 @@ class Parcel:
     )
 
     def __init__(self, sink: Sink | None = None, *, borrows: bool = False) -> None:
-        """`borrows`: bodies outside Redis are the caller's own arrays; none of its code runs before they are written."""
+        """`borrows`: bodies are the caller's own arrays; none of its code runs before they are written."""
         self.sink = sink
         self.borrows = borrows
         self.inputs: list[Any] = []
@@ -148,9 +148,7 @@ class Parcel:
         apart = self.apart
         if not apart.limit_bytes or not apart.is_large(fitted.data):
             return packer.pack(fitted, job)
-        blob, self.bodies[job] = packer.pack_apart(
-            fitted, job, apart.token, borrows=self.borrows and not apart.is_redis
-        )
+        blob, self.bodies[job] = packer.pack_apart(fitted, job, apart.token, borrows=self.borrows)
         self._count(len(self.bodies[job]))
         return blob
 
