@@ -44,6 +44,7 @@ class Readers:
         self._under_way: list[tuple[Job, float] | None] = []  # per thread: what it reads, and since when
         self._moved_at = 0.0  # when any of them last took an order or brought a body
         self._is_closed = False
+        self._waking = threading.Lock()  # once closed nobody is woken any more, whose doorbell may be gone
 
     def order(self, job: Job) -> None:
         """Has a job's body read, in its turn."""
@@ -74,7 +75,8 @@ class Readers:
 
     def close(self) -> None:
         """Ends the threads, without waiting for one that a store holds up."""
-        self._is_closed = True
+        with self._waking:
+            self._is_closed = True
         for _ in self._under_way:
             self._orders.put(None)
 
@@ -95,5 +97,6 @@ class Readers:
             self._under_way[place] = None
             self._moved_at = self._clock()
             self._read.put((job, found))
-            if not self._is_closed:
-                self._wake()
+            with self._waking:
+                if not self._is_closed:
+                    self._wake()

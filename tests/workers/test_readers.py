@@ -160,3 +160,30 @@ def test_whatever_a_store_raises_is_its_jobs_affair_and_the_thread_goes_on(scene
     # then
     assert scene.take(1)[0][1] == b"body"
     assert len(scene.readers._under_way) == 1
+
+
+def test_close_returns_when_nobody_is_woken_any_more() -> None:
+    # given: a thread that brought a body and is about to ring
+    rings, may_ring, is_over = threading.Event(), threading.Event(), threading.Event()
+
+    def wake() -> None:
+        rings.set()
+        may_ring.wait(10)
+        assert not is_over.is_set(), "the doorbell is gone by then"
+
+    readers = Readers(Shelf(lambda name: b"body"), is_wanted=lambda job: True, wake=wake)
+    readers.order(msgspec.structs.replace(job(), body=refer("shelf", "abc-1", b"body")))
+    assert rings.wait(10)
+
+    def close() -> None:
+        readers.close()
+        is_over.set()
+
+    closing = threading.Thread(target=close)
+    # when
+    closing.start()
+    # then
+    assert not is_over.wait(0.1)
+    may_ring.set()
+    closing.join(10)
+    assert is_over.is_set()
