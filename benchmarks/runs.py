@@ -88,13 +88,16 @@ def one_run(pool: Pool, source: Path, target: Path) -> Run:
     runs.submit(pool.link, request, id, version="", fingerprint="")
     memory: dict[str, list[float]] = {"runs program": [], "slot": [], "engine": []}
     pids = _pids(pool)
+    has_parts = False
     while True:
         view = runs.view(pool.link, id)
         if view.is_final:
             break
         if time.monotonic() - began > LONGEST_S:
             raise RuntimeError(f"run {id} did not end in {LONGEST_S:g} s: {view}")
-        if view.rows_done:  # from its first part on: what it opens and plans with before is no growth
+        if not has_parts:  # from its first part on: what it opens and plans with before is no growth
+            has_parts = any(target.parent.glob(f"{target.name}.run-*/part-*"))
+        if has_parts:
             for name, pid in pids.items():
                 memory[name].append(rss_mb(pid))
         time.sleep(LOOK_S)
