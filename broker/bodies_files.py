@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from broker.bodies import Body, check_name
-from broker.bodies_spares import Spares
+from broker.bodies_recycled import Recycled
 from broker.errors import StoreError
 
 MARK = ".penstock"
@@ -36,7 +36,7 @@ class FileStore:
             os.makedirs(folder, mode=0o700, exist_ok=True)
             self._mode = self._checked(os.stat(folder))
             self.token = self._mark()
-            self._spares = Spares(folder)
+            self._recycled = Recycled(folder)
         except OSError as error:
             raise self._refused(error) from None
 
@@ -76,17 +76,17 @@ class FileStore:
     def recycle(self, names: Iterable[str]) -> None:
         try:
             for name in names:
-                self._spares.keep(self._path(name))
+                self._recycled.keep(self._path(name))
                 self._unlink(name)
         except OSError as error:
             raise self._refused(error) from None
 
     def tidy(self) -> None:
-        self._spares.tidy()
+        self._recycled.tidy()
 
     def _write(self, path: str, body: Body) -> None:
         part = path + PART
-        fd = self._spares.take(part, _OPEN)
+        fd = self._recycled.take(part, _OPEN)
         if fd < 0:
             fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _OPEN, OWN)
         with open(fd, "wb", buffering=0) as file:

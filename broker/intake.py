@@ -19,7 +19,7 @@ from broker.queue import INLINE_LIMIT_BYTES
 
 CHUNK_JOBS = 256
 CHUNK_BYTES = 1 << 20
-OUTSIDE_BYTES = 8 << 20  # of bodies in a folder, for jobs of one chunk
+FOLDER_BYTES = 8 << 20  # of bodies in a folder, for jobs of one chunk
 FIND_ENTRIES, FIND_BYTES = 2_000, 4 << 20  # what one page of a search may read while Redis serves nobody else
 # Redis 6.2 cuts a BLPOP timeout to whole milliseconds, and 0 blocks for ever: 1 ms stalled now and then [M], 5 ms cannot.
 MIN_BLOCK_S = 0.005

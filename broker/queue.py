@@ -131,7 +131,7 @@ class Queue:
             lanes[one.job.lane].append(one)
         ordered = [*chain(*lanes)]
         bodies = [(at, one.job.body) for at, one in enumerate(ordered) if one.job.body is not None]
-        first = 9 + 3 * len(bodies)
+        first = 9 + 3 * len(bodies)  # of the entries, in ARGV
         args: list[Any] = [*self._finish_args, *map(len, lanes), len(bodies)]
         for at, body in bodies:
             args += (first + at, body.token, body.name)

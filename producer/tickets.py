@@ -12,7 +12,7 @@ from broker import codec
 from broker.answer import Answer
 from broker.bodies import Body
 from broker.errors import ResultExpired, ResultTimeout, SubmitNotDurable
-from broker.intake import CHUNK_BYTES, CHUNK_JOBS, OUTSIDE_BYTES, client_of
+from broker.intake import CHUNK_BYTES, CHUNK_JOBS, FOLDER_BYTES, client_of
 from producer.options import check_key, digest
 
 if TYPE_CHECKING:
@@ -93,10 +93,10 @@ class Parcel:
         "bodies",
         "borrows",
         "dedupe",
+        "folder_bytes",
         "generation",
         "inputs",
         "is_awaited",
-        "outside",
         "sink",
         "size",
         "spare",
@@ -113,8 +113,8 @@ class Parcel:
         self.dedupe: list[tuple[str, str]] = []
         self.bodies: dict[str, Body] = {}  # that stand apart, by name: the id of their job
         self.spare: list[str] = []  # names of those written for jobs that had been queued before
-        self.size = 0  # bytes of what goes elsewhere, to Redis most of it
-        self.outside = 0  # bytes of bodies in a folder
+        self.size = 0  # bytes of jobs, and of their bodies where these are not files
+        self.folder_bytes = 0  # of bodies that are
         self.generation = ""  # of the spec that all of it was packed under
         self.apart: Apart  # that spec's, from the first job on
 
@@ -154,14 +154,14 @@ class Parcel:
 
     def _count(self, body_bytes: int) -> None:
         if self.apart.is_folder:
-            self.outside += body_bytes
+            self.folder_bytes += body_bytes
         else:  # a store behind a URL takes its time for each, and no job is queued before all are written
             self.size += body_bytes
 
     @property
     def is_full(self) -> bool:
         """Whether it is to be sent before it takes another job."""
-        return len(self.tickets) == CHUNK_JOBS or self.size >= CHUNK_BYTES or self.outside >= OUTSIDE_BYTES
+        return len(self.tickets) == CHUNK_JOBS or self.size >= CHUNK_BYTES or self.folder_bytes >= FOLDER_BYTES
 
     def drop(self, count: int) -> None:
         """Takes the first `count` jobs away."""
@@ -177,7 +177,7 @@ class Parcel:
         form = channel.form
         assert form is not None
         self.bodies.clear()
-        self.size = self.outside = 0
+        self.size = self.folder_bytes = 0
         self.blobs = [
             self._pack(packer, form.fit(inputs), ticket._job)
             for inputs, ticket in zip(self.inputs, self.tickets, strict=True)

@@ -47,7 +47,7 @@ class BodyRemover(threading.Thread):
         self._is_told = False
 
     def run(self) -> None:
-        while not self._is_over():
+        while not self._wait():
             try:
                 if self._link.fileno() < 0:
                     self._link.connect()
@@ -76,8 +76,8 @@ class BodyRemover(threading.Thread):
         self._soon.set()
         self.join(2)
 
-    def _is_over(self) -> bool:
-        """Waits for a job that ended, TICK_S at most; so long in any case when the last round failed."""
+    def _wait(self) -> bool:
+        """Until a job ended, TICK_S at most, and so long in any case when the last round failed; whether to end."""
         (self._over if self._is_away else self._soon).wait(TICK_S)
         self._soon.clear()
         return self._over.wait(SOON_S)  # those of the jobs that end meanwhile go with it

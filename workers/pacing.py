@@ -126,8 +126,7 @@ class Pacing:
         coming = self._batcher.coming()
         if coming is None:
             return False
-        below = coming.lane + self._has_company(coming) if coming.is_full else None
-        if coming.ms >= LONG_MS and below != 0 and self._is_stale:
+        if coming.ms >= LONG_MS and self._is_stale and (below := self._open_below(coming)) != 0:
             if is_asking:
                 return True
             if not self._has_looked:
@@ -135,10 +134,13 @@ class Pacing:
                 return True
         return self.patience_ms(now_ms) > 0
 
-    def _has_company(self, coming: Coming) -> bool:
-        """Whether lower lanes fill up a full batch, in which more of its own would take no longer."""
+    def _open_below(self, coming: Coming) -> int | None:
+        """As `Look.below`: whose jobs would still join the batch. Its own lane's, where lower ones fill it up and more would take no longer."""
+        if not coming.is_full:
+            return None
         rows = self._batcher.rows_in(coming.lane)
-        return rows < coming.rows <= self._batcher.batch_limits.company(coming.dims, rows)
+        is_shared = rows < coming.rows <= self._batcher.batch_limits.company(coming.dims, rows)
+        return coming.lane + is_shared
 
     def patience_ms(self, now_ms: float) -> float:
         """How much longer jobs in hand wait for company while the engine is free."""

@@ -78,9 +78,9 @@ class Courier:
         piece = self._pieces.peek()
         return piece is None and self._window.has_room(0)
 
-    def serve(self, slots: int) -> None:
+    def note_slots(self, slots: int) -> None:
         """So many slots work for the model now."""
-        self._window.serve(slots)
+        self._window.note_slots(slots)
 
     # --- there ------------------------------------------------------------------------------
 

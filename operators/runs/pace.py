@@ -64,9 +64,9 @@ class Window:
         self._most_jobs = max(1, limits.max_jobs // QUEUE_SHARE)
         self.jobs = self.bytes = 0
         self.is_open = True
-        self.serve(1)
+        self.note_slots(1)
 
-    def serve(self, slots: int) -> None:
+    def note_slots(self, slots: int) -> None:
         """So many slots work for the model now; told each second, which an answer that was late may not be by then."""
         self._slots = slots
         self._bound(min(WINDOW_BYTES, self._parts_bytes))

@@ -162,7 +162,7 @@ class Scorer:
         self._tell(fields)
         if asked in ("pause", "cancel"):
             return Stopped("queued", asked)  # becomes what was asked for
-        self._courier.serve(self._watch.slots())
+        self._courier.note_slots(self._watch.slots())
         self._is_closing = self._is_closing or self._watch.is_time_up()
         return self._watch.stopped()
 

@@ -59,10 +59,9 @@ class Watch:
 
     def slots(self) -> int:
         """How many are ready to serve the model, one at least; the last number known while Redis is away."""
-        with suppress(*LOST, RedisUnavailable, ResponseError):
-            self._slots = (
-                max(1, len(roster.ready(self._link, self._model))) if self._link.fileno() >= 0 else self._slots
-            )
+        if self._link.fileno() >= 0:
+            with suppress(*LOST, RedisUnavailable, ResponseError):
+                self._slots = max(1, len(roster.ready(self._link, self._model)))
         return self._slots
 
     def waits_for(self) -> str:

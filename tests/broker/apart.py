@@ -7,7 +7,7 @@ from typing import Any
 
 from broker import bodies, bodies_sweep, codec, keys
 from broker.answer import Answer
-from broker.bodies_spares import NAME
+from broker.bodies_recycled import NAME
 from broker.bodies_store import BodyStore
 from broker.connection import Link
 from broker.messages import Kind

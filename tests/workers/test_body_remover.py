@@ -11,7 +11,7 @@ import pytest
 
 from broker import bodies_sweep, keys
 from broker.bodies_files import MARK
-from broker.bodies_spares import NAME
+from broker.bodies_recycled import NAME
 from broker.bodies_store import BodyStore, open_store
 from broker.connection import Link
 from broker.errors import StoreError
@@ -171,7 +171,7 @@ def test_a_body_that_could_not_be_removed_is_noted_until_it_can(
 def test_what_is_kept_to_be_written_over_goes_soon_though_others_are_removed_meanwhile(
     redis_url: str, link: Link, folder: BodyStore, tmp_path: Path
 ) -> None:
-    def spare() -> list[str]:
+    def recycled() -> list[str]:
         return [name for name in os.listdir(tmp_path / "bodies") if name.startswith(NAME)]
 
     # given
@@ -181,17 +181,17 @@ def test_what_is_kept_to_be_written_over_goes_soon_though_others_are_removed_mea
     # when
     remover.tick(0.0)
     # then
-    assert spare()
+    assert recycled()
     folder.write({"abc-2": b"body", "abc-3": b"body"})
     link.call("ZADD", keys.bodies(MODEL, folder.token), -1, "abc-2", -1, "abc-3")
     remover.tick(KEPT_S - 1)
-    assert spare()
+    assert recycled()
     remover.tick(KEPT_S)
-    assert not spare()
+    assert not recycled()
     remover._link.close()
 
 
-def test_a_remover_that_is_hastened_removes_at_once_and_leaves_nothing_spare_when_it_ends(
+def test_a_remover_that_is_hastened_removes_at_once_and_leaves_nothing_recycled_when_it_ends(
     redis_url: str, link: Link, folder: BodyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given: one that would not look for an hour
@@ -234,5 +234,5 @@ def test_nothing_is_kept_to_be_written_over_while_redis_is_away(
     # when
     remover.start()
     # then
-    wait_until(lambda: os.listdir(tmp_path / "bodies") == [MARK], "the spare file to go")
+    wait_until(lambda: os.listdir(tmp_path / "bodies") == [MARK], "the recycled file to go")
     remover.stop()

@@ -17,10 +17,13 @@ from broker.connection import Link
 from broker.embedded import temporary_server
 from broker.runs import Request, View
 from broker.settings import Settings
+from operators.runs.courier import Courier
 from operators.runs.program_context import ProgramContext
 from operators.runs.working import take_turn
 from tests import models
 from workers.testing import LocalPool, local_pool
+
+WHY = "the device was away"  # of rows that `blamed` fails
 
 
 @pytest.fixture(scope="session")
@@ -105,3 +108,19 @@ def bench(served: LocalPool, tmp_path: Path, link: Link, monkeypatch: pytest.Mon
     for module in ("scorer", "background", "writer"):
         monkeypatch.setattr(f"operators.runs.{module}.TICK_S", 0.02)
     return Bench(tmp_path, served.url, link, served.settings)
+
+
+@pytest.fixture
+def blamed(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Rows that the pool fails."""
+    found = {17, 201}
+    real = Courier._take
+
+    def take(self: Any, piece: Any, result: Any) -> None:
+        real(self, piece, result)
+        for place in piece.rows.tolist():
+            if piece.scoring.row(place) in found:
+                piece.scoring.page.fail(place, WHY)
+
+    monkeypatch.setattr(Courier, "_take", take)
+    return found

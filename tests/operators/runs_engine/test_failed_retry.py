@@ -9,29 +9,10 @@ import pytest
 
 from broker import runs
 from broker.errors import RunError
-from operators.runs import turn
 from operators.runs.data.shelf import Shelf
 from operators.runs.data.sink import Sink
-from tests.operators.runs_engine.conftest import Bench
+from tests.operators.runs_engine.conftest import WHY, Bench
 from tests.operators.runs_engine.test_turn import ROWS, require_whole
-
-WHY = "the device was away"
-
-
-@pytest.fixture
-def blamed(monkeypatch: pytest.MonkeyPatch) -> set[int]:
-    """Rows that the pool fails."""
-    found = {17, 201}
-    real = turn.Courier._take
-
-    def take(self: Any, piece: Any, result: Any) -> None:
-        real(self, piece, result)
-        for place in piece.rows.tolist():
-            if piece.scoring.row(place) in found:
-                piece.scoring.page.fail(place, WHY)
-
-    monkeypatch.setattr(turn.Courier, "_take", take)
-    return found
 
 
 def full(*args: Any, **named: Any) -> None:

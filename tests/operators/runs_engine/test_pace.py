@@ -72,11 +72,11 @@ def test_a_window_is_enough_for_all_slots_and_no_more_than_its_setting() -> None
     # given: jobs of half a second, of which three parts would hold six
     window = Window(Limits(), Plan(100, 50, 1000), window_bytes=1 << 20)
     assert filled(window, 50_000) == 6
-    window.serve(4)
+    window.note_slots(4)
     assert filled(window, 50_000) == 16, "though none came back: the new ones do not wait for the first answers"
-    window.serve(100)
+    window.note_slots(100)
     assert filled(window, 50_000) == (1 << 20) // 50_000
-    window.serve(1)
+    window.note_slots(1)
     while window.jobs:
         window.give(50_000)
     assert filled(window, 50_000) == 6
@@ -88,7 +88,7 @@ def test_a_window_is_enough_for_all_slots_and_no_more_than_its_setting() -> None
 def test_a_window_that_its_limits_keep_small_is_kept_full(limits: Limits, window_bytes: int, most: int) -> None:
     # given: eight slots, for which it would be 32 jobs
     window = Window(limits, Plan(100, 50, 1000), window_bytes=window_bytes)
-    window.serve(8)
+    window.note_slots(8)
     assert filled(window, 50_000) == most
     # then: half of them would leave slots without one, and nobody sleeps over it
     assert not window.is_gathering
@@ -98,12 +98,12 @@ def test_a_window_that_its_limits_keep_small_is_kept_full(limits: Limits, window
 
 def test_slots_have_enough_where_rows_are_larger_than_the_first_ones_or_jobs_smaller_than_they_need_be() -> None:
     window = Window(Limits(), Plan(100, 50, 1000), window_bytes=64 << 20)
-    window.serve(16)
+    window.note_slots(16)
     assert filled(window, 500_000) == 64
 
     # given: jobs of one row, which make batches of half a second all the same
     window = Window(Limits(), Plan(100, 1, 1000), window_bytes=64 << 20)
-    window.serve(16)
+    window.note_slots(16)
     assert filled(window, 1000) == 16 * 4 * 50
 
 
@@ -112,7 +112,7 @@ def test_a_late_answer_widens_the_window_to_three_parts_for_a_second() -> None:
     assert filled(window, 2 << 20) == 8
     window.widen()
     assert filled(window, 2 << 20) == 32
-    window.serve(1)
+    window.note_slots(1)
     for _ in range(27):
         window.give(2 << 20)
         assert not window.has_room(2 << 20)

@@ -14,7 +14,7 @@ from broker.errors import JobCancelled, ResultExpired, RunError
 from operators.runs import turn
 from operators.runs.data.sink import Sink
 from producer import Handle
-from tests.operators.runs_engine.conftest import Bench
+from tests.operators.runs_engine.conftest import WHY, Bench
 
 ROWS = 330  # seven parts, the last one short
 
@@ -178,22 +178,12 @@ def test_rows_that_fail_are_found_by_halves_and_only_they_fail(bench: Bench) -> 
     assert found[0].error.startswith("ValueError") or "13 is not to my taste" in found[0].error
 
 
-def test_failed_rows_alone_are_scored_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_rows_alone_are_scored_again(bench: Bench, blamed: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
     # given: the pool fails two rows
     x = bench.write(ROWS)
     run = bench.submit()
-    blamed = {17, 201}
-    real = turn.Courier._take
-
-    def take(self: Any, piece: Any, result: Any) -> None:
-        real(self, piece, result)
-        for place in piece.rows.tolist():
-            if piece.scoring.row(place) in blamed:
-                piece.scoring.page.fail(place, "the device was away")
-
-    monkeypatch.setattr(turn.Courier, "_take", take)
     bench.turn(run)
-    require_whole(bench, x, dict.fromkeys(blamed, "the device was away"))
+    require_whole(bench, x, dict.fromkeys(blamed, WHY))
     # when: one of them goes well now
     blamed.discard(201)
     seen: list[int] = []
@@ -202,7 +192,7 @@ def test_failed_rows_alone_are_scored_again(bench: Bench, monkeypatch: pytest.Mo
     assert bench.turn(run) == f"done_with_errors: {ROWS} rows, 1 failed"
     # then
     assert seen == [1, 1], "no other row went through the pool"
-    require_whole(bench, x, {17: "the device was away"})
+    require_whole(bench, x, {17: WHY})
     assert [one.row for one in runs.errors(bench.link, run)] == [17]
     # when: the last one does
     blamed.clear()

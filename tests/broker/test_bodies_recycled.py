@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from broker import bodies_spares
+from broker import bodies_recycled
 from broker.bodies_files import MARK, PART, FileStore
-from broker.bodies_spares import FILES, NAME
+from broker.bodies_recycled import FILES, NAME
 from broker.errors import StoreError
 
 
@@ -25,7 +25,7 @@ def store(folder: Path) -> FileStore:
     return FileStore(str(folder))
 
 
-def spares(folder: Path) -> list[Path]:
+def recycled(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{NAME}*"))
 
 
@@ -39,23 +39,23 @@ def test_a_recycled_file_holds_the_new_body_and_no_byte_of_the_old_one(
     # when
     store.recycle(["abc-1"])
     assert store.read("abc-1") is None
-    for at in range(FILES):  # the one file that is spare is found in its turn
+    for at in range(FILES):  # the one recycled file is found in its turn
         store.write({f"new-{at}": b"n" * size})
     # then
     assert [store.read(f"new-{at}") for at in range(FILES)] == [b"n" * size] * FILES
     assert inode in {(folder / f"new-{at}").stat().st_ino for at in range(FILES)}
-    assert spares(folder) == []
+    assert recycled(folder) == []
 
 
 def test_a_few_small_files_are_kept_at_most_until_they_are_tidied_away(
     store: FileStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bodies_spares, "MOST_BYTES", 1000)
+    monkeypatch.setattr(bodies_recycled, "MOST_BYTES", 1000)
     names = [f"abc-{at}" for at in range(3 * FILES)]
     store.write(dict.fromkeys(names, b"x" * 1000))
     store.write({"large-1": b"x" * 1001})
     store.recycle([*names, "large-1", "never-1"])
-    assert len(spares(folder)) == FILES
+    assert len(recycled(folder)) == FILES
     assert not any((folder / name).exists() for name in [*names, "large-1"])
     store.tidy()
     assert os.listdir(folder) == [MARK]
@@ -91,13 +91,13 @@ def test_nothing_is_written_through_what_somebody_put_there(
         store.write({f"abc-{at}": b"body"})
     # then
     assert precious.read_text() == "mine"
-    assert spares(folder) == []
+    assert recycled(folder) == []
     for at in range(FILES):
         assert store.read(f"abc-{at}") == b"body"
         assert (folder / f"abc-{at}").stat().st_nlink == 1
 
 
-def test_a_disk_without_room_leaves_neither_halves_nor_spares(
+def test_a_disk_without_room_leaves_neither_halves_nor_recycled(
     store: FileStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.write({"abc-1": b"body", "abc-2": b"body"})
@@ -135,11 +135,11 @@ def test_writers_and_removers_at_once_never_mix_two_bodies(store: FileStore, fol
         thread.join()
     # then
     assert wrong == []
-    assert len(spares(folder)) == len(os.listdir(folder)) - 1
+    assert len(recycled(folder)) == len(os.listdir(folder)) - 1
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_spare_files_give_way_where_there_is_no_room_for_a_body(
+def test_recycled_files_give_way_where_there_is_no_room_for_a_body(
     store: FileStore, folder: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     # given: a disk that has room for nothing beside what is kept
@@ -148,7 +148,7 @@ def test_spare_files_give_way_where_there_is_no_room_for_a_body(
     fchmod, refused = os.fchmod, list[int]()
 
     def full(handle: int, mode: int) -> None:
-        if spares(folder):
+        if recycled(folder):
             refused.append(handle)
             raise OSError(code, "No space left on device")
         fchmod(handle, mode)
@@ -182,13 +182,13 @@ def test_a_body_that_cannot_be_kept_is_removed(store: FileStore, folder: Path) -
     store.tidy()
     # then
     assert store.read("abc-1") is None
-    assert len(spares(folder)) == FILES
+    assert len(recycled(folder)) == FILES
 
 
 def test_in_a_folder_where_nobody_may_move_anothers_files_bodies_are_written_anew(
     store: FileStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given: another user's spare files, and the folder is sticky
+    # given: another user's recycled files, and the folder is sticky
     for number in range(FILES):
         (folder / f"{NAME}{number}").write_text("theirs")
     rename = os.rename
@@ -203,4 +203,4 @@ def test_in_a_folder_where_nobody_may_move_anothers_files_bodies_are_written_ane
     store.write({"abc-1": b"body"})
     # then
     assert store.read("abc-1") == b"body"
-    assert len(spares(folder)) == FILES
+    assert len(recycled(folder)) == FILES

@@ -12,10 +12,10 @@ from contextlib import suppress
 
 FILES, MOST_BYTES = 8, 4 << 20  # so much room they may take up, together and each
 TRIES = 3
-NAME = ".spare-"
+NAME = ".recycled-"
 
 
-class Spares:
+class Recycled:
     """Of one folder. Threads may share it."""
 
     def __init__(self, folder: str) -> None:
@@ -30,7 +30,7 @@ class Spares:
                 os.rename(path, self._turn())
 
     def take(self, path: str, flags: int) -> int:
-        """Opens a spare file for writing, under `path` from now on; -1 when there is none. It is to be cut to its new length."""
+        """Opens one of them for writing, under `path` from now on; -1 when there is none. It is to be cut to its new length."""
         for _ in range(TRIES):
             try:
                 os.rename(self._turn(), path)
