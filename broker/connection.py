@@ -41,8 +41,9 @@ SILENT = (RedisTimeout, TimeoutError)  # of these, a server that is there and do
 READ_TIMEOUT_S = 5.0
 SEND_BUFFER_BYTES = 1 << 20  # of a unix socket: in the usual 200 KB a large result waits twice for Redis to read
 START_IT = "start it, or set redis.url in pool.toml or PENSTOCK_REDIS_URL"  # the mend of a server that is away
-SHARED = ("body", "finish", "rival")  # parts of scripts, none of their own
+SHARED = ("body", "finish", "kept", "rival")  # parts of scripts, none of their own
 _WITH_FINISH = ("settle", "fail", "claim", "cancel", "expire")
+_WITH_KEPT = ("locate", "watch", "results")
 _WITH_RIVAL = ("run_submit", "run_ask")
 _WITH_BODY = (*_WITH_FINISH, "submit", "sweep", "drop", "replay", "letters", "orphans")
 
@@ -50,13 +51,13 @@ _WITH_BODY = (*_WITH_FINISH, "submit", "sweep", "drop", "replay", "letters", "or
 def load_scripts() -> dict[str, tuple[bytes, str]]:
     """name -> (source, sha1) of every script, with those of SHARED prepended where they are used."""
     folder = resources.files("broker") / "scripts"
-    body, finish, rival = ((folder / f"{name}.lua").read_text() for name in SHARED)
+    body, finish, kept, rival = ((folder / f"{name}.lua").read_text() for name in SHARED)
     scripts = {}
     for file in folder.iterdir():
         name = file.name.removesuffix(".lua")
         if file.name.endswith(".lua") and name not in SHARED:
-            text = finish * (name in _WITH_FINISH) + rival * (name in _WITH_RIVAL) + file.read_text()
-            source = (body * (name in _WITH_BODY) + text).encode()
+            text = kept * (name in _WITH_KEPT) + rival * (name in _WITH_RIVAL) + file.read_text()
+            source = (body * (name in _WITH_BODY) + finish * (name in _WITH_FINISH) + text).encode()
             scripts[name] = (source, sha1(source, usedforsecurity=False).hexdigest())
     return scripts
 

@@ -124,7 +124,7 @@ class Intake:
         model = self.model
         return evalsha(
             "locate",
-            [keys.result(model, job_id), keys.moved(model), keys.delayed(model), *self._lanes],
+            [*self._kept(job_id), keys.moved(model), keys.delayed(model), *self._lanes],
             [job_id, lane or "", entry],
         )
 
@@ -149,14 +149,21 @@ class Intake:
 
     def watch(self, job_id: str) -> Command:
         """Asks for another client's outcome: the reply is it, or None when it will come to our reply list."""
-        model = self.model
         return evalsha(
-            "watch", [keys.result(model, job_id), keys.watchers(model)], [job_id, self.client, keys.WATCH_TTL_MS]
+            "watch", [*self._kept(job_id), keys.watchers(self.model)], [job_id, self.client, keys.WATCH_TTL_MS]
         )
 
-    def result(self, job_ids: Sequence[str]) -> Command:
-        """Stored outcomes, None where there is none."""
-        return ["MGET", *(keys.result(self.model, job_id) for job_id in job_ids)]
+    def large_result(self, job_id: str) -> Command:
+        """The stored outcome of a job whose reply said that it is elsewhere; None when it is gone."""
+        return ["GET", keys.result(self.model, job_id)]
+
+    def results(self, job_ids: Sequence[str]) -> Command:
+        """Stored outcomes, None where there is none, or once they came to 4 MB."""
+        return evalsha("results", [key for job_id in job_ids for key in self._kept(job_id)], job_ids)
+
+    def _kept(self, job_id: str) -> tuple[Arg, Arg]:
+        """Where a job's stored result may be."""
+        return keys.result(self.model, job_id), keys.results(self.model, job_id)
 
     def find(self, job_id: str, lane: int, cursor: str) -> Command:
         """Searches one page of a lane (1-3) for a job, from `-` or the cursor before on; see `search`."""

@@ -8,6 +8,7 @@ Keys of one model share the hash tag {model}, so a script may touch them togethe
 | delayed / delayed_bodies | zset / hash | submit, fail    | permanent; entries leave when due         |
 | moved                    | hash   | mover                | 1 h after the last move; id -> lane entry |
 | result                   | string | settle, fail, cancel | the job's result_ttl_s                    |
+| results                  | list   | settle               | the longest result_ttl_s of those in it, from the last one on |
 | reply                    | list   | settle, fail, cancel | REPLY_TTL_MS; capped at REPLY_CAP         |
 | watchers                 | hash   | watch                | WATCH_TTL_MS after the last watch         |
 | dead                     | stream | fail, replay, drop   | permanent; bounded by count, bytes, age   |
@@ -78,7 +79,7 @@ PERMANENT = (
 
 
 def of_model(model: str) -> str:
-    """Prefix of all keys of a model; scripts append `result:{id}` and `reply:{client}` to it."""
+    """Prefix of all keys of a model; scripts append `result:{id}`, `results:{block}` and `reply:{client}` to it."""
     return f"{PREFIX}:{{{model}}}:"
 
 
@@ -100,6 +101,11 @@ def moved(model: str) -> str:
 
 def result(model: str, job_id: str) -> str:
     return f"{of_model(model)}result:{job_id}"
+
+
+def results(model: str, job_id: str) -> str:
+    """List of results settled together, whose ids differ in the last two characters: valid until (Redis ms), framed outcomes, ..."""
+    return f"{of_model(model)}results:{job_id[:-2]}"
 
 
 def reply(model: str, client: str) -> str:
@@ -242,8 +248,3 @@ def run(run_id: str, part: Literal["", "_errors", "_lease"] = "") -> str:
 
 def runs_beat(host: str) -> str:
     return f"{POOL}runs_beat:{host}"
-
-
-def is_permanent(key: str) -> bool:
-    """Whether `key` stands in the permanent list (invariant 4: every other key has a TTL)."""
-    return key.partition("}:")[2].partition(":")[0] in PERMANENT

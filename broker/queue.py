@@ -6,16 +6,13 @@ No I/O here: the slot sends the commands over its Link and may have several unde
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
-
-from broker import keys, outcome_codec
+from broker import keys
 from broker.claimed import Claimed, read_block, read_claim
 from broker.connection import Command, Link, evalsha
-from broker.lease import lease_of
-from broker.messages import LANES, Job
+from broker.ends import Ended, Fault, settle_arguments
+from broker.messages import LANES
 
 INLINE_LIMIT_BYTES = 4096
 DEAD_CAP = 10_000
@@ -23,38 +20,6 @@ LOWEST_FIRST_EVERY = 8  # every 8th claim starts at a lower lane, in turns, so t
 TAKE_OVER_AT_ONCE = 500
 RECOUNT_BELOW = 2_000
 SETTLE_BYTES = 2 << 20  # of outcomes in one script call; none should handle more than 4 MB
-
-Fate = Literal["retry", "failed", "dead", "expired"]
-
-
-class Ended(msgspec.Struct, frozen=True, gc=False):
-    """One job's outcome, encoded, ready to settle."""
-
-    job: Job
-    outcome: bytes
-
-
-class Fault(msgspec.Struct, frozen=True, gc=False):
-    """One job's failure: what to do with it, and the outcome if that is final."""
-
-    lane: int
-    entry: bytes
-    deliveries: int
-    id: str
-    ttl_s: int
-    fate: Fate
-    delay_ms: int
-    reason: str
-    outcome: bytes
-
-    @property
-    def lease(self) -> bytes:
-        return lease_of(self.lane, self.entry)
-
-    @classmethod
-    def of(cls, job: Job, fate: Fate, *, reason: str, outcome: bytes = b"", delay_ms: int = 0) -> Fault:
-        ttl_s = job.result_ttl_s if job.is_stored else 0
-        return cls(job.lane, job.entry, job.deliveries, job.id, ttl_s, fate, delay_ms, reason, outcome)
 
 
 class Queue:
@@ -126,24 +91,7 @@ class Queue:
 
     def settle(self, ended: Iterable[Ended]) -> Command:
         """Ends done jobs. The reply is how many were ours to end."""
-        lanes: tuple[list[Ended], ...] = ([], [], [])
-        for one in ended:
-            lanes[one.job.lane].append(one)
-        ordered = [*chain(*lanes)]
-        bodies = [(at, one.job.body) for at, one in enumerate(ordered) if one.job.body is not None]
-        first = 9 + 3 * len(bodies)  # of the entries, in ARGV
-        args: list[Any] = [*self._finish_args, *map(len, lanes), len(bodies)]
-        for at, body in bodies:
-            args += (first + at, body.token, body.name)
-        args += [one.job.entry for one in ordered]
-        frame = outcome_codec.FRAME.pack
-        for one in ordered:
-            job, outcome = one.job, one.outcome
-            ttl_s = job.result_ttl_s if job.is_stored else 0
-            if len(outcome) <= INLINE_LIMIT_BYTES:
-                args += (job.id, job.size, ttl_s, frame(len(outcome)) + outcome)
-            else:  # stands alone in its key: each copy of it counts
-                args += (job.id, job.size, f"={ttl_s}", outcome)
+        args = [*self._finish_args, *settle_arguments(ended, INLINE_LIMIT_BYTES)]
         return evalsha("settle", self._finish_keys + self.lanes, args)
 
     def settles(self, ended: Iterable[Ended]) -> Iterator[Command]:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from broker import codec, keys, outcome_codec
+from broker.bunches import find
 from broker.claimed import read_meta
 from broker.connection import Link, NoPermissionError, ResponseError, is_missing_group
 from broker.dead import Letter, read_letter
@@ -32,6 +33,7 @@ class Marks(msgspec.Struct, frozen=True):
     now_ms: int
     outcome: Outcome | None  # without its data
     has_outcome: bool  # also where this user may not read it
+    may_be_kept: bool  # among results that lie together, where this user may not look
     expires_ms: int | None  # when the outcome goes
     delayed: Job | None
     due_ms: int | None
@@ -60,23 +62,35 @@ class Traces:
         """One round trip, two for an outcome with a long note. Raises DecodeError for garbage."""
         model, link = self.model, self._link
         key = keys.result(model, job_id)
-        time, head, ttl, due, body, moved = link.call_all(
+        time, head, ttl, due, body, moved, bunches = link.call_all(
             [
                 ("TIME",), ("GETRANGE", key, 0, HEAD_BYTES - 1), ("PTTL", key), ("ZSCORE", keys.delayed(model), job_id),
                 ("HGET", keys.delayed_bodies(model), job_id), ("HGET", keys.moved(model), job_id),
+                ("LRANGE", keys.results(model, job_id), 0, -1),
             ]
         )  # fmt: skip
         for reply in (time, ttl, due, body, moved):
             if isinstance(reply, ResponseError):
                 raise reply
-        if isinstance(head, ResponseError) and not isinstance(head, NoPermissionError):
-            raise head
+        for reply in (head, bunches):
+            if isinstance(reply, ResponseError) and not isinstance(reply, NoPermissionError):
+                raise reply
         now_ms, place = read_time(time), _MOVED.fullmatch(moved or b"")
+        outcome = self._outcome(key, head) if isinstance(head, bytes) and head else None
+        expires_ms = now_ms + ttl if ttl >= 0 else None
+        if (
+            ttl == -2
+            and not isinstance(bunches, ResponseError)
+            and (found := find(bunches, job_id, now_ms)) is not None
+        ):
+            blob, expires_ms = found
+            outcome = outcome_codec.decode(blob[: outcome_codec.head_bytes(blob)], is_head=True)
         return Marks(
             now_ms=now_ms,
-            outcome=self._outcome(key, head) if isinstance(head, bytes) and head else None,
-            has_outcome=ttl != -2,
-            expires_ms=now_ms + ttl if ttl >= 0 else None,
+            outcome=outcome,
+            has_outcome=ttl != -2 or outcome is not None,
+            may_be_kept=isinstance(bunches, ResponseError),
+            expires_ms=expires_ms,
             delayed=_delayed(body) if body else None,
             due_ms=int(float(due)) if due is not None else None,
             moved=(LANES[int(place[1]) - 1], place[2].decode()) if place else None,

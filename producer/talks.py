@@ -120,7 +120,7 @@ def _others(channel: Channel, outcome: bytes) -> Talk[list[bytes]]:
         return found
     jobs = channel.mailbox.all()
     for at in range(0, len(jobs), FETCH_AT_ONCE):
-        (replies,) = yield [channel.intake.result(jobs[at : at + FETCH_AT_ONCE])]
+        (replies,) = yield [channel.intake.results(jobs[at : at + FETCH_AT_ONCE])]
         there = [reply for reply in _good(replies) if reply is not None]
         found += there
         if 2 * len(there) < FETCH_AT_ONCE:
@@ -157,9 +157,9 @@ def cancel(channel: Channel, ticket: Ticket) -> Talk[str]:
 
 
 def stored(channel: Channel, ticket: Ticket) -> Talk[bytes | None]:
-    """The stored outcome, None when it is gone."""
-    (replies,) = yield [channel.intake.result([ticket._job])]
-    outcome: bytes | None = _good(replies)[0]
+    """The stored outcome of a job whose reply was only a notice, None when it is gone."""
+    (reply,) = yield [channel.intake.large_result(ticket._job)]
+    outcome: bytes | None = _good(reply)
     return outcome
 
 

@@ -11,4 +11,4 @@ def leaked_keys(link: Link) -> list[str]:
     names = link.call("KEYS", "*")
     ttls = link.call_all([("PTTL", name) for name in names])
     unbounded = [name.decode(errors="replace") for name, ttl in zip(names, ttls, strict=True) if ttl == -1]
-    return sorted(name for name in unbounded if not keys.is_permanent(name))
+    return sorted(name for name in unbounded if name.partition("}:")[2].partition(":")[0] not in keys.PERMANENT)

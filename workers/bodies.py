@@ -19,9 +19,9 @@ from broker.bodies import REDIS
 from broker.bodies_store import BodyStore
 from broker.claimed import with_body
 from broker.connection import Command, NoPermissionError
+from broker.ends import Fault
 from broker.errors import StoreError
 from broker.messages import LANES, Job
-from broker.queue import Fault
 from workers import readers
 from workers.failures import POLICIES, Kind
 from workers.faults import fault_by

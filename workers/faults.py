@@ -8,8 +8,8 @@ import structlog
 
 from broker import outcome_codec
 from broker.claimed import Lease
+from broker.ends import Fate, Fault
 from broker.messages import Job, Status
-from broker.queue import Fate, Fault
 from workers.failures import RETRIES_EXHAUSTED, backoff_ms, policy_of
 
 log = structlog.get_logger()

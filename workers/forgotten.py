@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from broker.queue import Ended, Fault
+from broker.ends import Ended, Fault
 
 
 class Forgotten:

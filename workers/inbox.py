@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from broker.ends import Fault
 from broker.messages import Job
-from broker.queue import Fault
 from workers.ahead import Ahead
 from workers.batcher import Batcher
 from workers.bodies import Bodies

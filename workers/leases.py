@@ -3,8 +3,7 @@
 One wire, several commands under way. Nothing is repeated that could count twice in Redis: a settle sent again is answered
 0 by XACK, a claim whose answer was lost shows up as a ghost and is returned unharmed.
 
-Not here: how many from which lane (claimer), the state of the connection (contact), who holds what (ghosts), what is being
-ended (settling).
+Not here: how many from which lane (claimer), the connection (contact), who holds what (ghosts), what is being ended (settling).
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ import structlog
 
 from broker.claimed import MOST_MARKS, Claimed
 from broker.connection import LOST, Command, is_missing_group
+from broker.ends import Ended, Fault
 from broker.errors import RedisUnavailable
 from broker.messages import Job
-from broker.queue import Ended, Fault, Queue
+from broker.queue import Queue
 from workers.board import Board
 from workers.claimer import Claimer
 from workers.claims import Rooms

@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 
 from broker import codec, outcome_codec
+from broker.ends import Ended, Fault
 from broker.messages import Job, Status
-from broker.queue import Ended, Fault
 from broker.spec import ModelSpec
 from workers.about import cut
 from workers.batch import Batch, Piece

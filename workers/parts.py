@@ -14,8 +14,9 @@ import structlog
 from broker import caps, paused, spec, timetable
 from broker.bodies_store import BodyStore, open_store
 from broker.connection import Link
+from broker.ends import Ended
 from broker.errors import ArtifactError, ConfigError, StoreError
-from broker.queue import Ended, Queue
+from broker.queue import Queue
 from broker.roster import Assignment
 from broker.settings import Settings
 from workers import trust

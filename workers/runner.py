@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
+from broker.ends import Ended, Fault
 from broker.messages import LANES, Job
-from broker.queue import Ended, Fault
 from workers.batch import Batch
 from workers.blame import Blame
 from workers.caps import Caps, Change

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from broker.queue import Ended, Fault, Queue
+from broker.ends import Ended, Fault
+from broker.queue import Queue
 from workers.board import Board
 from workers.forgotten import Forgotten
 from workers.wire import Pair

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 from broker.bodies_store import BodyStore
 from broker.connection import Command
-from broker.queue import Ended, Queue
+from broker.ends import Ended
+from broker.queue import Queue
 from broker.settings_tables import SlotSettings
 from broker.timetable import Learned
 from workers.ahead import Ahead

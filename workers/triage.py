@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import structlog
 
-from broker.queue import Fault
+from broker.ends import Fault
 from workers import halves
 from workers.batch import Batch
 from workers.caps import Caps

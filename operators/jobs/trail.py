@@ -145,6 +145,8 @@ class Trail:
             why = "not found in the time given; the queue is long: search on with --search-s 120"
         elif self._traces.model not in roster.models(self._link):
             why = f"no model named {self._traces.model!r} is published; see `penstock models`"
+        elif marks.may_be_kept:
+            why = "not in the queue; an outcome of it may be kept among results, which this user may not read"
         return Life(self._id, marks.now_ms, "unknown", why)
 
     def _described(self, life: Life, job: Job) -> Life:

@@ -14,12 +14,14 @@ from broker import codec, keys, outcome_codec, spec
 from broker.answer import Answer
 from broker.claimed import Claimed
 from broker.connection import Command, Link
+from broker.ends import Ended, Fate, Fault
 from broker.intake import Intake, new_client
 from broker.messages import LANES, Job, Kind, Outcome, Status
-from broker.queue import Ended, Fate, Fault, Queue
+from broker.queue import Queue
 from broker.spec import Limits, ModelSpec
 
 MODEL = "tiny"
+BUNCH, FIRST_BUNCHED = 4, 10  # so many results of one settle lie together, from a client's tenth job on; settle.lua
 LIMITS = Limits(max_jobs=10_000, max_bytes=64 << 20, payload_limit_bytes=1 << 20)
 
 
@@ -92,7 +94,7 @@ class Client:
         return [outcome_codec.decode(frame) for element in elements for frame in outcome_codec.split_frames(element)]
 
     def result(self, job_id: str) -> Outcome | None:
-        blob = self.link.call("GET", keys.result(MODEL, job_id))
+        (blob,) = self.link.call(*self.intake.results([job_id]))
         return None if blob is None else outcome_codec.decode(blob)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from broker.connection import Link
+from broker.ends import Fault
 from broker.messages import LANES, Status
-from broker.queue import LOWEST_FIRST_EVERY, Fault
+from broker.queue import LOWEST_FIRST_EVERY
 from tests.broker.actors import Client, Slot, counted, depths, lane_key, now_ms, pending
 from tests.wait import wait_until
 

@@ -7,8 +7,9 @@ import pytest
 
 from broker import keys
 from broker.connection import Link
+from broker.ends import Ended
 from broker.messages import Status
-from broker.queue import INLINE_LIMIT_BYTES, Ended
+from broker.queue import INLINE_LIMIT_BYTES
 from tests.broker.actors import MODEL, Client, Slot, counted, counters, depths, done, pending
 
 

@@ -14,8 +14,9 @@ from broker.bodies import REDIS
 from broker.bodies_store import BodyStore
 from broker.claimed import with_body
 from broker.connection import LOST, Link
+from broker.ends import Ended, Fault
 from broker.messages import Job, Status
-from broker.queue import Ended, Fault, Queue
+from broker.queue import Queue
 from broker.spec import ModelSpec, TensorSpec
 
 MODEL = "double"

@@ -9,8 +9,8 @@ import pytest
 
 from broker import outcome_codec
 from broker.connection import Link
+from broker.ends import Fault
 from broker.messages import Job, Status
-from broker.queue import Fault
 from broker.spec import Limits
 from producer import JobFailed, Producer
 from tests.producer.fake import MODEL, Rows, Worker, double, drain_fast

@@ -11,8 +11,8 @@ import pytest
 
 from broker import keys, outcome_codec
 from broker.connection import Link
+from broker.ends import Fault
 from broker.messages import Job, Status
-from broker.queue import Fault
 from producer import (
     InvalidInput,
     JobCancelled,

@@ -11,8 +11,9 @@ import pytest
 
 from broker import keys
 from broker.connection import Link
+from broker.ends import Ended
 from broker.errors import ResultTimeout
-from broker.queue import Ended, Queue
+from broker.queue import Queue
 from producer import AsyncProducer, Producer, awaiter, waiter
 from tests.broker.actors import done
 from tests.producer.fake import MODEL

@@ -16,7 +16,7 @@ from tests.security.conftest import Guarded, is_refused
 
 # script -> the roles that run it. A new script must be named here, and then its commands are checked.
 RUN_BY = {
-    "submit": ("producer",), "locate": ("producer",), "cancel": ("producer",), "watch": ("producer",),
+    "submit": ("producer",), "locate": ("producer",), "cancel": ("producer",), "watch": ("producer",), "results": ("producer",),
     "claim": ("worker",), "settle": ("worker",), "fail": ("worker",), "give_back": ("worker",), "pulse": ("worker",),
     "take_over": ("worker", "operator"), "sweep": ("worker", "operator"), "move": ("worker", "operator"),
     "orphans": ("worker",), "expire": ("worker",), "retire": ("worker", "operator"), "announce": ("worker",), "caps": ("worker",), "times": ("worker",),

@@ -7,7 +7,7 @@ from broker.settings import RedisSettings, Settings
 from operators import status
 from operators.jobs import listing, trail
 from operators.top.frame import make
-from tests.broker.actors import MODEL, Client, Slot, publish
+from tests.broker.actors import BUNCH, FIRST_BUNCHED, MODEL, Client, Slot, publish
 from tests.security.conftest import Guarded, Role
 
 
@@ -16,9 +16,10 @@ def test_the_monitor_sees_everything_but_how_a_job_ended(guarded: Guarded, role:
     worker, operator = role("worker"), role("operator")
     publish(worker)
     slot, client = Slot(worker), Client(role("producer"))
-    done, dies, claimed = client.submit(3)
-    first, second, _ = slot.claim()
+    done, dies, claimed, *bunch = client.submit(FIRST_BUNCHED + BUNCH - 1)
+    first, second, _, *others = slot.claim()
     slot.settle([first])
+    slot.settle(others)
     slot.fail([second], "dead")
     (waits,) = client.submit(1)
     (delayed,) = client.submit(1, delay_ms=60_000)
@@ -33,11 +34,17 @@ def test_the_monitor_sees_everything_but_how_a_job_ended(guarded: Guarded, role:
     assert [one.state for one in listing.listed(monitor, MODEL, "dead", limit=9)[1]] == ["dead"]
     assert len(listing.listed(monitor, MODEL, limit=9)[1]) == 3
     assert audit.acts(monitor)[0].command == "scale"
-    assert set(guarded.denials()) == {"monitor: command getrange"}
+    assert set(guarded.denials()) == {"monitor: command getrange", "monitor: command lrange"}
     found = trail.show(monitor, f"{MODEL}:{done.id}")
     assert (found.state, found.expires_ms is not None) == ("ended", True)
     assert "may not read results" in found.note
+    hidden = trail.show(monitor, f"{MODEL}:{bunch[-1].id}")
+    assert (hidden.state, hidden.note) == (
+        "unknown", "not in the queue; an outcome of it may be kept among results, which this user may not read",
+    )  # fmt: skip
     # then: the operator sees that too
+    told = trail.show(operator, f"{MODEL}:{bunch[-1].id}")
+    assert (told.state, told.is_stored, told.expires_ms is not None) == ("done", True, True)
     assert trail.show(operator, f"{MODEL}:{done.id}").state == "done"
     assert trail.show(operator, f"{MODEL}:{dies.id}").reason == "test"
     assert operator.call("GETRANGE", keys.result(MODEL, done.id), 0, 0)

@@ -10,8 +10,9 @@ from structlog.testing import capture_logs
 
 from broker import keys, spec
 from broker.connection import Command, Link
+from broker.ends import Fault
 from broker.messages import Job
-from broker.queue import Fault, Queue
+from broker.queue import Queue
 from broker.spec import Limits
 from tests.wait import wait_until
 from tests.workers.fakes import MODEL, SPEC, Client

@@ -9,8 +9,9 @@ from structlog.testing import capture_logs
 
 from broker import keys
 from broker.connection import Link
+from broker.ends import Fault
 from broker.lease import lane_and_entry, lease_of
-from broker.queue import Fault, Queue
+from broker.queue import Queue
 from tests.wait import wait_until
 from tests.workers.fakes import MODEL, SPEC, Client, Doubler, LateEngine, RunningSlot, first
 from workers.forgotten import Forgotten

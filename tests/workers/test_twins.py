@@ -15,9 +15,10 @@ from broker import keys
 from broker.bodies_store import open_store
 from broker.claimed import MOST_MARKS
 from broker.connection import Link
+from broker.ends import Fault
 from broker.lease import lane_and_entry, lease_of
 from broker.messages import Job, Status
-from broker.queue import Fault, Queue
+from broker.queue import Queue
 from broker.settings_tables import SlotSettings
 from tests.wait import wait_until
 from tests.workers.apart import submit as submit_apart

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from broker import codec, keys, outcome_codec
-from broker.intake import new_client
+from broker.intake import Intake, client_of, new_client
 from broker.messages import Kind
 from tests.chaos.case import Case, Seen, judged
 from tests.chaos.fake import MODEL, OK
@@ -51,7 +51,8 @@ def _send_later(stage: Stage, job_id: str, *, is_readable: bool) -> str:
 
 def _outcome(stage: Stage, job_id: str) -> str:
     deadline = time.monotonic() + READY_WITHIN_S
-    while (blob := stage.call("GET", keys.result(MODEL, job_id))) is None:
+    intake = Intake(MODEL, client_of(job_id))
+    while (blob := stage.call(*intake.results([job_id]))[0]) is None:
         if time.monotonic() > deadline:
             return "lost"
         time.sleep(0.01)
