@@ -29,7 +29,7 @@ from broker.packed import buffers
 from broker.replies import is_missing_group as is_missing_group
 from broker.replies import is_out_of_memory as is_out_of_memory
 from broker.replies import read_error
-from broker.send import send_all
+from broker.sockets import bound_wait, receive_into, send_all
 
 Arg: TypeAlias = str | bytes | int | float | memoryview
 Command: TypeAlias = Sequence[Arg]
@@ -41,24 +41,25 @@ SILENT = (RedisTimeout, TimeoutError)  # of these, a server that is there and do
 READ_TIMEOUT_S = 5.0
 SEND_BUFFER_BYTES = 1 << 20  # of a unix socket: in the usual 200 KB a large result waits twice for Redis to read
 START_IT = "start it, or set redis.url in pool.toml or PENSTOCK_REDIS_URL"  # the mend of a server that is away
-SHARED = ("body", "finish", "kept", "rival")  # parts of scripts, none of their own
-_WITH_FINISH = ("settle", "fail", "claim", "cancel", "expire")
-_WITH_KEPT = ("locate", "watch", "results")
-_WITH_RIVAL = ("run_submit", "run_ask")
-_WITH_BODY = (*_WITH_FINISH, "submit", "sweep", "drop", "replay", "letters", "orphans")
+_ENDING = ("body", "finish")
+_PARTS = {  # of scripts, none of their own: put in front of them in this order
+    "submit": ("submit_lone", "body"), "settle": ("rate", "settle_lone", *_ENDING), "fail": _ENDING, "claim": _ENDING, "cancel": _ENDING,
+    "expire": _ENDING, "sweep": ("body",), "drop": ("body",), "replay": ("body",), "letters": ("body",), "orphans": ("body",),
+    "locate": ("kept",), "watch": ("kept",), "results": ("kept",), "run_submit": ("rival",), "run_ask": ("rival",),
+}  # fmt: skip
+SHARED = frozenset(part for parts in _PARTS.values() for part in parts)
 
 
 def load_scripts() -> dict[str, tuple[bytes, str]]:
-    """name -> (source, sha1) of every script, with those of SHARED prepended where they are used."""
+    """name -> (source, sha1) of every script, with its parts in front."""
     folder = resources.files("broker") / "scripts"
-    body, finish, kept, rival = ((folder / f"{name}.lua").read_text() for name in SHARED)
+    texts = {
+        file.name.removesuffix(".lua"): file.read_bytes() for file in folder.iterdir() if file.name.endswith(".lua")
+    }
     scripts = {}
-    for file in folder.iterdir():
-        name = file.name.removesuffix(".lua")
-        if file.name.endswith(".lua") and name not in SHARED:
-            text = kept * (name in _WITH_KEPT) + rival * (name in _WITH_RIVAL) + file.read_text()
-            source = (body * (name in _WITH_BODY) + finish * (name in _WITH_FINISH) + text).encode()
-            scripts[name] = (source, sha1(source, usedforsecurity=False).hexdigest())
+    for name in texts.keys() - SHARED:
+        source = b"".join(texts[part] for part in (*_PARTS.get(name, ()), name))
+        scripts[name] = (source, sha1(source, usedforsecurity=False).hexdigest())
     return scripts
 
 
@@ -110,6 +111,7 @@ class Link:
             self._socket = self._connection._sock
             if self._socket.family == socket.AF_UNIX:
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+            bound_wait(self._socket, self._read_timeout_s)
             self._reader = hiredis.Reader(protocolError=RedisConnectionError, replyError=read_error)
             # Asked first, not loaded at once: Redis 6.2 writes each SCRIPT LOAD to its append-only file.
             if self._has_scripts and not all(
@@ -166,13 +168,13 @@ class Link:
             raise
         self.expected += len(commands)
 
-    def read(self, timeout_s: float | None = None) -> Any:
+    def read(self) -> Any:
         """The next reply, as bytes, ints and lists. Raises ResponseError for an error reply, one of LOST otherwise."""
         if self._socket is None:
             raise RedisConnectionError("not connected")
         reply = self._reader.gets()
         if reply is False:
-            reply = self._receive(self._socket, timeout_s)
+            reply = self._receive(self._socket)
         self.expected -= 1
         if isinstance(reply, RedisError):
             if isinstance(reply, RedisConnectionError):
@@ -180,13 +182,11 @@ class Link:
             raise reply
         return reply
 
-    def _receive(self, sock: socket.socket, timeout_s: float | None) -> Any:
+    def _receive(self, sock: socket.socket) -> Any:
         reader, buffer = self._reader, self._buffer
         try:
-            if timeout_s is not None:
-                sock.settimeout(timeout_s)
             while True:
-                count = sock.recv_into(buffer)
+                count = receive_into(sock, buffer)
                 if count == 0:
                     raise RedisConnectionError("Redis closed the connection")
                 reader.feed(buffer, 0, count)
@@ -196,18 +196,15 @@ class Link:
         except LOST:
             self.close()
             raise
-        finally:
-            if timeout_s is not None and self._socket is not None:
-                sock.settimeout(self._read_timeout_s)
 
     def has_reply(self) -> bool:
         """Whether bytes of a further reply are at hand already, so that poll would not report them."""
         return self.expected > 0 and self._reader is not None and self._reader.has_data()
 
-    def call(self, *command: Arg, timeout_s: float | None = None) -> Any:
+    def call(self, *command: Arg) -> Any:
         """Sends one command and reads its reply."""
         self.send(command)
-        return self.read(timeout_s)
+        return self.read()
 
     def call_all(self, commands: Sequence[Command]) -> list[Any]:
         """One round trip; error replies are returned, not raised."""

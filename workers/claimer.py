@@ -123,7 +123,7 @@ class Claimer:
 
     def _batch(self, rows: int) -> int:
         """Jobs that are no more than so many rows, whichever lane they come from."""
-        return min(count for count in self.claims.jobs_in((rows, rows, rows)) if count)
+        return min(filter(None, self.claims.jobs_in((rows, rows, rows))))
 
     def _above_and_low(self, counts: Rooms, low: int) -> list[Pair]:
         """So many of the low lane; those above it by the script where one count does for all of them, else by a read each."""
@@ -192,11 +192,7 @@ class Claimer:
             return
         claimed = self._queue.read_block(reply)
         # Fewer than asked for: that was all, so the next read can wait for the next settle.
-        came = [0] * len(self._queue.lanes)
-        for job in claimed.jobs:
-            came[job.lane] += 1
-        for lane, count in enumerate(came):
-            self.claims.note_lane(lane, asked, count)
+        self.claims.note_lanes(asked, claimed.jobs)
         self.is_topping_up = self.claims.has_backlog and asked > 1
         self.claims.note_dry(is_dry=not self.claims.has_backlog)
         if len(claimed.jobs) > room:  # before they are in hand; the lowest lanes' stand last

@@ -98,6 +98,14 @@ class Claims:
         """What one lane's read brought."""
         self._is_full[lane] = came >= asked and lane not in self.paused  # it may be of a read before the pause
 
+    def note_lanes(self, asked: int, jobs: list[Job]) -> None:
+        """What a read of all lanes brought, `asked` of each."""
+        if len(jobs) < asked:
+            self._is_full = [False] * len(LANES)
+            return
+        for lane in range(len(LANES)):
+            self.note_lane(lane, asked, sum(job.lane == lane for job in jobs))
+
     def note_turn(self, jobs: list[Job]) -> None:
         """What all reads of one turn brought together, in the order of their lanes."""
         if not jobs:

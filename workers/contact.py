@@ -41,7 +41,7 @@ class Contact:
     def watch_silence(self) -> None:
         """An answer that does not come for so long is not coming: Redis' host is gone, or will not say."""
         now = self._clock()
-        if not len(self._wire):
+        if not self._wire.under_way:
             self._heard_at = now
         elif now - self._heard_at > SILENT_S:
             self.lose(TimeoutError(f"no answer for {SILENT_S:g} s"))

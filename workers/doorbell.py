@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Collection
 
 
 class Doorbell:
@@ -22,7 +23,7 @@ class Doorbell:
         except BlockingIOError:
             pass  # full of rings that were not heard yet
 
-    def wait(self, fds: tuple[int, ...], wait_ms: float) -> set[int]:
+    def wait(self, fds: tuple[int, ...], wait_ms: float) -> Collection[int]:
         """Which of the descriptors (those below 0 are none) are readable, after at most `wait_ms`."""
         if fds != self._watched:
             for fd in set(self._watched) - set(fds) - {-1}:
@@ -30,7 +31,7 @@ class Doorbell:
             for fd in set(fds) - set(self._watched) - {-1}:
                 self._poller.register(fd, select.POLLIN)
             self._watched = fds
-        ready = {fd for fd, _ in self._poller.poll(wait_ms)}
+        ready = dict(self._poller.poll(wait_ms))
         if self._read in ready:
             os.read(self._read, 64)
         return ready

@@ -94,13 +94,14 @@ class Leases:
     def is_quiet(self) -> bool:
         """Whether Redis knows everything it must."""
         return (
-            not (len(self._settling) or self._faults or len(self._owed) or len(self.wire)) and self.lost_since is None
+            not (len(self._settling) or self._faults or len(self._owed) or self.wire.under_way)
+            and self.lost_since is None
         )
 
     @property
     def is_silent(self) -> bool:
         """Whether nothing is to be sent from here, and nothing awaited."""
-        return not (self._faults or len(self.wire) or self._ghosts.is_due()) and self.lost_since is None
+        return not (self._faults or self.wire.under_way or self._ghosts.is_due()) and self._contact.lost_since is None
 
     # --- one round trip -----------------------------------------------------------------------
 
@@ -122,11 +123,11 @@ class Leases:
             if ended or faults:
                 self._faults = []
                 pairs += self._settling.pairs(ended, faults)
-            if self._ghosts.is_due() and not len(self.wire):
+            if self._ghosts.is_due() and not self.wire.under_way:
                 pairs += self._ghosts.pairs()  # before the claim, so that what it brings is no ghost
             if any(rooms) and not self.claimer.is_claiming and not self.is_leaving:
                 pairs += self.claimer.pairs(
-                    rooms, block_ms, is_busy=is_busy, is_settling=bool(pairs), is_quiet=not len(self.wire),
+                    rooms, block_ms, is_busy=is_busy, is_settling=bool(pairs), is_quiet=not self.wire.under_way,
                     batch_rows=batch_rows, is_due=is_due, look=look,
                 )  # fmt: skip
             if pairs:

@@ -91,14 +91,17 @@ class Leaving:
         self._last_words_s = min(self._last_words_s, within_s)
         self._wake()
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether the job limit is reached."""
+        return 0 < self._retirement.max_jobs <= self._board.jobs
+
     def consider(self, now: float) -> None:
         """Asks to retire, once that is due: with a spare, or with a place among those that retire."""
-        jobs, retirement = self._board.jobs, self._retirement
-        is_spent = retirement.max_jobs and jobs >= retirement.max_jobs
-        if self.verdict is not None or (now < self._consider_at and not is_spent):
+        if self.verdict is not None or (now < self._consider_at and not self.is_spent):
             return
         self._consider_at = now + CONSIDER_EVERY_S
-        verdict = retirement.due(jobs, now)
+        verdict = self._retirement.due(self._board.jobs, now)
         if self._retirement.is_too_fast and not self._board.reason:
             self._board.reason = "retiring too fast: a limit is reached before the minimum life; see `penstock doctor`"
             log.warning("retiring too fast", jobs=self._board.jobs, next="the slot goes on until its minimum life")
@@ -184,7 +187,7 @@ class Leaving:
                 runner.ended, runner.faults = [], []
             if leases.is_quiet:
                 return verdict
-            if len(leases.wire):
+            if leases.wire.under_way:
                 leases.hear()
             else:
                 time.sleep(min(0.05, leases.until_reconnect_s()))

@@ -58,6 +58,7 @@ class Runner:
         self.learned: list[Change] = []  # caps to be remembered, until someone takes them
         self.forward_ms = 0.0  # running mean
         self.on_batch: Callable[[Batch, Ran], None] = lambda batch, ran: None
+        self.fileno = engine.fileno
         self._engine = engine
         self._stower = stower
         self._outcomes = outcomes
@@ -71,6 +72,7 @@ class Runner:
         self._finished: tuple[Batch, Ran] | None = None
         self._triage = Triage(outcomes=outcomes, caps=caps, bucket=bucket, drop=drop, redis_ms=redis_ms)
         self._halves = self._triage.parts  # of failed batches, run before anything else
+        self._is_inline = engine.fileno() < 0
         self._is_measuring = False  # or shall, as soon as the engine has answered the rest
         self._seq = 0
 
@@ -95,9 +97,6 @@ class Runner:
         for batch in (*self._sent, *self._halves):
             rows[batch.lane] += batch.rows // batch.forwards
         return rows
-
-    def fileno(self) -> int:
-        return self._engine.fileno()
 
     def jobs(self) -> dict[bytes, Job]:
         """Jobs under way, by lease."""
@@ -178,7 +177,7 @@ class Runner:
         self._outcomes.forget(leases)
 
     def _dispatch(self, pack: Callable[[], Batch | None]) -> None:
-        if not self.is_idle or self.death is not None:
+        if self._sent or self._is_measuring or self.death is not None:
             return
         batch = self._halves.pop() if self._halves else pack()
         if batch is not None:
@@ -190,7 +189,8 @@ class Runner:
         message = self._stower.stow(batch, self._engine.slabs[index], seq=self._seq, index=index)
         if self._blame is not None:
             self._blame.note(self._seq, [piece.job for piece in batch.pieces])
-        self._begin()
+        if not self._sent:
+            self._begin()
         self._sent.append(batch)
         self._send(message)
 
@@ -208,7 +208,7 @@ class Runner:
                     self._blame.clear(message.seq)
             self._bury(death)
             return
-        if self._engine.fileno() < 0:  # an inline engine has answered already
+        if self._is_inline:  # it has answered already
             self.collect()
 
     # --- what goes wrong ------------------------------------------------------------------------

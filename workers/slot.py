@@ -230,7 +230,7 @@ class Slot:
         if runner.death is not None:
             return
         wait_ms = min(POLL_MS, leases.until_reconnect_s() * 1e3 + 1)
-        is_awaited = len(leases.wire) > 0
+        is_awaited = bool(leases.wire.under_way)
         is_resting = leases.claimer.claims.is_shut and not self._batcher.rows  # paused: nothing to ask for
         if self._bodies.is_fetching:
             wait_ms = min(wait_ms, LOOK_EVERY_S * 1e3)
@@ -240,10 +240,17 @@ class Slot:
                 return  # this turn made new work possible
         else:
             wait_ms = min(wait_ms, self._pacing.due_ms(self._clock()))
-        ready = self._doorbell.wait((runner.fileno(), leases.wire.link.fileno() if is_awaited else -1), wait_ms)
-        if runner.fileno() in ready:
-            runner.collect()
-        if not runner.is_idle:
-            runner.check_hang()
-        if leases.wire.link.fileno() in ready:
+        engine_fd, link_fd = runner.fileno(), leases.wire.link.fileno() if is_awaited else -1
+        while True:
+            ready = self._doorbell.wait((engine_fd, link_fd), wait_ms)
+            if engine_fd in ready:
+                runner.collect()
+            if not runner.is_idle:
+                runner.check_hang()
+            if link_fd not in ready:
+                return
             leases.hear()
+            if not leases.claimer.is_blocked or len(ready) > 1 or self._leaving.is_spent:
+                return
+            # A settle was answered and the blocked read was not: there is nothing new, and nothing may be sent.
+            self._board.progress_at = self._clock()

@@ -22,39 +22,39 @@ class Wire:
     def __init__(self, link: Link) -> None:
         self.link = link
         self.losses = 0  # connections that took replies along
-        self._under_way: deque[Pair] = deque()
+        self.under_way: deque[Pair] = deque()  # awaited; the loop looks many times a job whether there are any
 
     def __len__(self) -> int:
         """How many replies are awaited."""
-        return len(self._under_way)
+        return len(self.under_way)
 
     def send(self, *pairs: Pair) -> None:
         """Sends without waiting. Raises one of connection.LOST."""
-        self._under_way.extend(pairs)
+        self.under_way.extend(pairs)
         self.link.send(*(command for command, _ in pairs))
 
     def pump(self) -> None:
         """Reads every reply that is there, at least one. Raises one of connection.LOST."""
         self._read_one()
-        while self._under_way and self.link.has_reply():
+        while self.under_way and self.link.has_reply():
             self._read_one()
 
     def forget(self) -> None:
         """Drops what was under way: its replies will never come."""
-        self._under_way.clear()
+        self.under_way.clear()
         self.losses += 1
 
     def _read_one(self) -> None:
         try:
             reply: Any = self.link.read()
         except NoScriptError:
-            command, handler = self._under_way.popleft()
+            command, handler = self.under_way.popleft()
             loads = [(("SCRIPT", "LOAD", source), _loaded) for source, _ in SCRIPTS.values()]
             self.send(*loads, (command, handler))
             return
         except ResponseError as error:
             reply = error
-        _, handler = self._under_way.popleft()
+        _, handler = self.under_way.popleft()
         handler(reply)
 
 
