@@ -43,4 +43,4 @@ def is_missing_group(error: BaseException) -> bool:
 
 def has_forgotten(replies: Sequence[Any]) -> bool:
     """Whether Redis lost its scripts (SCRIPT FLUSH, failover) and ran nothing of these commands' scripts."""
-    return any(isinstance(reply, NoScriptError) for reply in replies)
+    return NoScriptError in map(type, replies)

@@ -31,4 +31,4 @@ class Ahead:
 
     def is_alone(self, lane: int, now: float) -> bool:
         """Whether lanes above this one were silent for long."""
-        return all(now - at > ALONE_S for at in self._heard_at[:lane])
+        return not lane or now - max(self._heard_at[:lane]) > ALONE_S

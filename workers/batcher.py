@@ -42,6 +42,7 @@ class Batcher:
         self._shapes = Shapes(spec)
         self._waited = [0] * len(LANES)  # batches that others began while a job of the lane was here
         self._packs = 0
+        self.is_full_due = 1 in FULL_EARLY  # whether the next batch shall be as large as may be
         self._coming: Coming | None = None  # as long as nothing comes or goes
         self._given_up = 0  # jobs since the last batch, for their deadlines
         self.has_deadlines = False  # whether a job here may have one
@@ -61,12 +62,6 @@ class Batcher:
                 if job.deadline_ms:
                     self.has_deadlines = True
         return misfits
-
-    @property
-    def is_full_due(self) -> bool:
-        """Whether the next batch shall be as large as may be."""
-        number = self._packs + 1
-        return number in FULL_EARLY or number % FULL_EVERY == 0
 
     def hopeless(self, now_ms: float) -> list[Job]:
         """Takes out the jobs that would end past their deadline, before a forward is spent on them.
@@ -173,6 +168,7 @@ class Batcher:
         if self.is_full_due:
             most = max(most, coming.most)
         self._packs += 1
+        self.is_full_due = self._packs + 1 in FULL_EARLY or (self._packs + 1) % FULL_EVERY == 0
         pieces: list[Piece] = []
         rows, size = self._take_from(self._lanes[begins], dims, most, pieces, 0, 0)
         for number, lane in enumerate(self._lanes):

@@ -33,7 +33,7 @@ MISSING, DAMAGED = "body_missing", "body_damaged"
 
 
 class Bodies:
-    """The bodies of claimed jobs. Whoever owns it calls `advance` each turn while it `is_fetching`."""
+    """The bodies of claimed jobs. Whoever owns it calls `advance` each turn while any is `waiting`."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Bodies:
         self._held = held
         self._redis_ms = redis_ms
         self._clock = clock
-        self._waiting: dict[bytes, Job] = {}
+        self.waiting: dict[bytes, Job] = {}  # whose bodies are on their way
         self._unasked: list[Job] = []
         self._look_at = 0.0
         self._asked_under = 0  # losses when the ones under way were asked for
@@ -67,12 +67,8 @@ class Bodies:
         )
 
     @property
-    def is_fetching(self) -> bool:
-        return bool(self._waiting)
-
-    @property
     def is_idle(self) -> bool:
-        return not (self._waiting or self.ready or self.faults)
+        return not (self.waiting or self.ready or self.faults)
 
     def may_look(self) -> bool:
         """Now and then: whether to look for other jobs meanwhile, so that none waits for a slow store."""
@@ -103,18 +99,18 @@ class Bodies:
                 self._came(job, StoreError(text))
         if self._asked_under != self._losses():
             self._asked_under = self._losses()
-            self._unasked = [job for job in self._waiting.values() if job.body is not None and job.body.token == REDIS]
+            self._unasked = [job for job in self.waiting.values() if job.body is not None and job.body.token == REDIS]
         self._ask_all()
 
     def clear(self) -> list[Job]:
         """Takes out all jobs that wait for their bodies, and those that have them and were not taken."""
-        jobs = [*self._waiting.values(), *self.ready]
+        jobs = [*self.waiting.values(), *self.ready]
         self.ready = []
         self._unasked = []
         if self._readers is not None:
-            for job in self._waiting.values():
+            for job in self.waiting.values():
                 self._readers.forget(job)
-        self._waiting.clear()
+        self.waiting.clear()
         self.rows = [0] * len(LANES)
         return jobs
 
@@ -127,12 +123,12 @@ class Bodies:
 
     def _hold(self, job: Job) -> None:
         assert job.body is not None
-        if not self._waiting:
+        if not self.waiting:
             self._look_at = self._clock() + LOOK_EVERY_S
             self._asked_under = self._losses()
-        before = self._waiting.get(job.lease)
+        before = self.waiting.get(job.lease)
         self.rows[job.lane] += job.rows - (before.rows if before is not None else 0)
-        self._waiting[job.lease] = job
+        self.waiting[job.lease] = job
         if job.body.token == REDIS:
             self._unasked.append(job)
         elif self._readers is None or self._readers.token != job.body.token:
@@ -181,13 +177,13 @@ class Bodies:
             self.faults.append(fault_by(job, reason, text, now_ms=self._redis_ms()))
 
     def _is_awaited(self, job: Job) -> bool:
-        return self._waiting.get(job.lease) is job
+        return self.waiting.get(job.lease) is job
 
     def _let_go(self, job: Job) -> bool:
         """Whether this very job was waited for, and is still ours."""
         if not self._is_awaited(job):
             return False  # given back meanwhile, or claimed once more
-        del self._waiting[job.lease]
+        del self.waiting[job.lease]
         if self._readers is not None:
             self._readers.forget(job)
         self.rows[job.lane] -= job.rows

@@ -7,6 +7,7 @@ gone: the engine exits, the slot blames the batch.
 from __future__ import annotations
 
 import socket
+import threading
 from typing import TypeVar
 
 import msgspec
@@ -106,13 +107,6 @@ _to_engine = msgspec.msgpack.Decoder(ToEngine)
 _from_engine = msgspec.msgpack.Decoder(FromEngine)
 
 
-def _decoded(decoder: msgspec.msgpack.Decoder[T], packet: bytes) -> T:
-    try:
-        return decoder.decode(packet)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:  # ValueError: text that is not UTF-8
-        raise DecodeError(f"a message between slot and engine is garbled: {error}") from None
-
-
 def pair() -> tuple[socket.socket, socket.socket]:
     """A connected pair: the slot's end and the engine's."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -122,18 +116,34 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def read_for_engine(end: socket.socket) -> ToEngine | None:
-    """The next message for the engine; None when the slot is gone."""
-    try:
-        packet = end.recv(PACKET_BYTES)
-    except ConnectionResetError:
-        return None
-    return _decoded(_to_engine, packet) if packet else None
+    """The next message for the engine; None when the slot is gone. Raises DecodeError."""
+    return _read(end, _to_engine)
 
 
 def read_for_slot(end: socket.socket) -> FromEngine | None:
     """The next message for the slot; None when the engine is gone. Raises DecodeError."""
+    return _read(end, _from_engine)
+
+
+class _Kept(threading.local):
+    """A thread's buffer for packets: to make one of the largest size for each is to map, fault in and unmap memory each time."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray(PACKET_BYTES)
+
+
+_kept = _Kept()
+
+
+def _read(end: socket.socket, decoder: msgspec.msgpack.Decoder[T]) -> T | None:
+    buffer = _kept.buffer
     try:
-        packet = end.recv(PACKET_BYTES)
+        size = end.recv_into(buffer)
     except ConnectionResetError:
         return None
-    return _decoded(_from_engine, packet) if packet else None
+    if not size:
+        return None
+    try:
+        return decoder.decode(memoryview(buffer)[:size])
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:  # ValueError: text that is not UTF-8
+        raise DecodeError(f"a message between slot and engine is garbled: {error}") from None

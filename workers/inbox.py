@@ -41,8 +41,10 @@ class Inbox:
 
     def take(self, jobs: list[Job]) -> list[Fault]:
         """Jobs were claimed, some perhaps once more; what must end at once comes back."""
-        if [job for job in jobs if job.body is not None]:
-            jobs = self._bodies.split(jobs)
+        for job in jobs:
+            if job.body is not None:
+                jobs = self._bodies.split(jobs)
+                break
         return self._add(jobs) if jobs else []
 
     def gather(self) -> list[Fault]:
@@ -68,7 +70,8 @@ class Inbox:
         self._outcomes.took(jobs)
         self._pacing.took(jobs)
         self._ahead.note(jobs[0].lane, jobs[-1].lane, self._clock())
-        return [
-            fault_of(misfit.job, "failed", reason="invalid_input", text=misfit.text, now_ms=self._redis_ms())
-            for misfit in self._batcher.add(jobs)
-        ]
+        misfits = self._batcher.add(jobs)
+        if not misfits:
+            return []
+        now_ms = self._redis_ms()
+        return [fault_of(one.job, "failed", reason="invalid_input", text=one.text, now_ms=now_ms) for one in misfits]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import structlog
@@ -34,6 +35,7 @@ from workers.settling import Settling
 from workers.wire import Handler, Pair, Wire
 
 log = structlog.get_logger()
+_submitted_ms = attrgetter("submitted_ms")
 
 
 class Leases:
@@ -42,15 +44,9 @@ class Leases:
     def __init__(
         self,
         *,
-        queue: Queue,
-        wire: Wire,
-        board: Board,
-        lease_s: float,
-        take: Callable[[list[Job]], list[Fault]],
-        restore: Callable[[], None],
-        on_settled: Callable[[list[Ended]], None],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+        queue: Queue, wire: Wire, board: Board, lease_s: float, take: Callable[[list[Job]], list[Fault]], restore: Callable[[], None],
+        on_settled: Callable[[list[Ended]], None], clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         """`restore` publishes groups and spec again after Redis forgot them."""
         self.wire = wire
         self.claimed_ms: dict[bytes, float] = {}  # lease -> Redis time of its claim
@@ -185,7 +181,7 @@ class Leases:
     def _take(self, claimed: Claimed) -> None:
         """Takes claimed jobs in hand, or ends and returns at once what must not run."""
         if claimed.jobs:
-            self._time.hear(max(job.submitted_ms for job in claimed.jobs))  # no job comes before it was submitted
+            self._time.hear(max(map(_submitted_ms, claimed.jobs)))  # no job comes before it was submitted
         now_ms = self.redis_ms()
         self._faults += [broken(lease) for lease in claimed.broken]
         fresh, later = [], []
@@ -204,7 +200,8 @@ class Leases:
                 fresh.append(job)
                 if job.deliveries == MOST_MARKS:
                     self._worn.add(job.lease)
-        self.give_back(later, marks=0)
+        if later:
+            self.give_back(later, marks=0)
         if not fresh:
             return
         if self.is_leaving:

@@ -52,26 +52,12 @@ class Slot:
     def __init__(
         self,
         *,
-        queue: Queue,
-        wire: Wire,
-        engine: Engine,
-        batcher: Batcher,
-        stower: Stower,
-        outcomes: Outcomes,
-        retirement: Retirement,
-        board: Board,
-        settings: SlotSettings,
-        restore: Callable[[], None],
-        on_settled: Callable[[list[Ended]], None] = lambda ended: None,
-        hurry: Callable[[], None] = lambda: None,
-        timetable: Timetable | None = None,
-        blame: Blame | None = None,
-        caps: Caps | None = None,
-        device: str = "",
-        store: BodyStore | None = None,
-        remember: Callable[[list[Learned]], Command] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+        queue: Queue, wire: Wire, engine: Engine, batcher: Batcher, stower: Stower, outcomes: Outcomes, retirement: Retirement,
+        board: Board, settings: SlotSettings, restore: Callable[[], None], on_settled: Callable[[list[Ended]], None] = lambda ended: None,
+        hurry: Callable[[], None] = lambda: None, timetable: Timetable | None = None, blame: Blame | None = None,
+        caps: Caps | None = None, device: str = "", store: BodyStore | None = None,
+        remember: Callable[[list[Learned]], Command] | None = None, clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         """`restore` publishes groups and spec again after Redis forgot them; `hurry` makes the beat tell now.
 
         `timetable` knows the warm-up and earlier lives; on `blame` stands which jobs the engine has, for the next life. `caps` are what
@@ -204,7 +190,7 @@ class Slot:
             return  # nothing to tell or to ask: the sooner this process sleeps, the sooner the engine runs
         # Never a blocked read beside jobs in hand: one that begins as their wait ends would keep them, and their settle, for a second.
         block_ms = 0 if self._batcher.rows else self._settings.block_ms
-        if bodies.is_fetching and not is_busy:  # no blocked read: nothing could be sent behind it
+        if bodies.waiting and not is_busy:  # no blocked read: nothing could be sent behind it
             is_busy, block_ms = not bodies.may_look(), 0
         look, was_claiming = pacing.look, claimer.is_claiming
         rooms = NO_ROOM
@@ -232,7 +218,7 @@ class Slot:
         wait_ms = min(POLL_MS, leases.until_reconnect_s() * 1e3 + 1)
         is_awaited = bool(leases.wire.under_way)
         is_resting = leases.claimer.claims.is_shut and not self._batcher.rows  # paused: nothing to ask for
-        if self._bodies.is_fetching:
+        if self._bodies.waiting:
             wait_ms = min(wait_ms, LOOK_EVERY_S * 1e3)
         elif not is_awaited and runner.is_idle and leases.lost_since is None and not is_resting:
             wait_ms = min(self._pacing.patience_ms(leases.redis_ms()), LOOK_AGAIN_MS)
@@ -245,7 +231,7 @@ class Slot:
             ready = self._doorbell.wait((engine_fd, link_fd), wait_ms)
             if engine_fd in ready:
                 runner.collect()
-            if not runner.is_idle:
+            elif not runner.is_idle:
                 runner.check_hang()
             if link_fd not in ready:
                 return

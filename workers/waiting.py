@@ -26,14 +26,10 @@ class Waiting:
 
     def __init__(self, max_wait_ms: float) -> None:
         self.expected = 0.0  # jobs in a window, running mean
+        self.is_open = False  # whether jobs are counted at all
         self._max_wait_ms = max_wait_ms
         # Jobs of a window may be claimed only after the next forward, so it counts until the one after that.
         self._now = self._before = _Window(0.0, 0.0)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether jobs are counted at all."""
-        return self._now.length_ms > 0 or self._before.length_ms > 0
 
     def freed(self, now_ms: float, saved_ms: float) -> None:
         """The engine ended a forward; one more would cost `saved_ms`."""
@@ -43,6 +39,7 @@ class Waiting:
         if not length_ms and not self.is_open:
             return  # quick forwards: nothing is counted
         self._before, self._now = self._now, _Window(now_ms, length_ms)
+        self.is_open = self._now.length_ms > 0 or self._before.length_ms > 0
 
     def came(self, jobs: Sequence[Job]) -> None:
         """Jobs of one lane were claimed, the oldest first."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 from broker.connection import SCRIPTS, Command, Link, NoScriptError, ResponseError
 
 Handler = Callable[[Any], object]  # what it returns is nobody's
 Pair = tuple[Command, Handler]
+_command: Callable[[Pair], Command] = itemgetter(0)
 
 
 class Wire:
@@ -31,7 +33,7 @@ class Wire:
     def send(self, *pairs: Pair) -> None:
         """Sends without waiting. Raises one of connection.LOST."""
         self.under_way.extend(pairs)
-        self.link.send(*(command for command, _ in pairs))
+        self.link.send(*map(_command, pairs))
 
     def pump(self) -> None:
         """Reads every reply that is there, at least one. Raises one of connection.LOST."""

@@ -76,7 +76,7 @@ def test_an_idle_slot_answers_at_once_when_a_body_comes_late(
     monkeypatch.setattr(folder, "read", lambda name: read(name) if go.wait(20) else None)
     with RunningSlot(redis_url, store=folder, block_ms=3900) as slot:
         ids = submit(client, 1.0, store=folder)
-        wait_until(lambda: slot.slot._bodies.is_fetching, "the body is being read")
+        wait_until(lambda: bool(slot.slot._bodies.waiting), "the body is being read")
         small = client.submit(*range(3))
         # when
         assert len(client.wait(small, within_s=3)) == 3
@@ -125,7 +125,7 @@ def test_a_slot_that_leaves_gives_back_what_waits_for_its_body_before_the_engine
     submit(client, 2.0, store=folder)
     with slot:
         wait_until(lambda: bool(backend.batches), "the engine runs")
-        wait_until(lambda: slot.slot._bodies.is_fetching, "the body is being read")
+        wait_until(lambda: bool(slot.slot._bodies.waiting), "the body is being read")
         # when
         slot.slot.leave()
         # then
@@ -192,13 +192,13 @@ def test_a_body_that_comes_for_a_job_given_back_meanwhile_is_dropped(is_claimed_
             bodies.split([again])
         bodies.advance()
         # then
-        assert (bodies.ready, sum(bodies.rows), bodies.is_fetching) == ([], 3 * is_claimed_again, is_claimed_again)
+        assert (bodies.ready, sum(bodies.rows), bool(bodies.waiting)) == ([], 3 * is_claimed_again, is_claimed_again)
         if is_claimed_again:
             shelf.go.release()
             wait_until(lambda: not threads._read.empty(), "the body has come again")
             bodies.advance()
             assert [one.deliveries for one in bodies.ready] == [2]
-        assert (sum(bodies.rows), bodies.faults, bodies.is_fetching) == (0, [], False)
+        assert (sum(bodies.rows), bodies.faults, bool(bodies.waiting)) == (0, [], False)
     finally:
         shelf.go.release(9)
         bodies.close()

@@ -94,9 +94,9 @@ def test_a_settle_whose_answer_was_lost_is_counted_and_not_sent_again(
         wait_until(lambda: slot.board.jobs == 1, "it is counted")
         gone: list[bool] = []
 
-        def read(timeout_s: float | None = None) -> object:
+        def read() -> object:
             """The settle has arrived; its answer is lost on the way."""
-            reply = Link.read(slot.link, timeout_s)
+            reply = Link.read(slot.link)
             if slot.slot._leases._settling and not gone:
                 gone.append(True)
                 slot.link.close()
