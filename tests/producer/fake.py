@@ -13,7 +13,7 @@ from broker import codec, keys, outcome_codec
 from broker.bodies import REDIS
 from broker.bodies_store import BodyStore
 from broker.claimed import with_body
-from broker.connection import LOST, Link
+from broker.connection import LOST, Command, Link
 from broker.ends import Ended, Fault
 from broker.messages import Job, Status
 from broker.queue import Queue
@@ -93,9 +93,13 @@ class Worker:
         self._link.close()
 
     def _work(self) -> None:
-        link, queue = self._link, self._queue
+        link, queue, was_lost = self._link, self._queue, False
         while not self._is_over.is_set():
             try:
+                if was_lost:
+                    link.connect_within(5)
+                    queue.take_over(link, [queue.consumer], marks=0)  # what came with an answer that was lost is no loss
+                    was_lost = False
                 link.send(queue.move(), queue.claim(256))
                 link.read()
                 jobs = queue.read_claim(link.read()).jobs
@@ -104,7 +108,7 @@ class Worker:
                 if jobs:
                     self._end(jobs)
             except LOST:
-                link.connect_within(5)
+                was_lost = True
 
     def _read(self, job: Job) -> Any:
         assert self._store is not None
@@ -134,6 +138,14 @@ class Worker:
                 ended.append(Ended(job, outcome))
         commands = [self._queue.settle(ended)] * bool(ended) + [self._queue.fail(faults)] * bool(faults)
         if commands:
-            for reply in self._link.call_all(commands):
+            for reply in self._told(commands):
                 if isinstance(reply, Exception):
                     raise reply
+
+    def _told(self, commands: list[Command]) -> list[Any]:
+        """The answers to what may be said twice; said until it is answered, as a slot does."""
+        while True:
+            try:
+                return self._link.call_all(commands)
+            except LOST:
+                self._link.connect_within(5)
