@@ -37,8 +37,8 @@ class Ledger:
         self._orders.call("CONFIG", "SET", "notify-keyspace-events", "E$l")
         self._reads.connect()
         self._link.connect()
-        for channel in CHANNELS:
-            self._link.call("SUBSCRIBE", channel)
+        self._link.call("SUBSCRIBE", *CHANNELS)
+        self._link.read()  # the second one's: nothing comes between the answers of one command
         self._thread.start()
 
     def stop(self) -> None:

@@ -29,7 +29,7 @@ from broker.packed import buffers
 from broker.replies import is_missing_group as is_missing_group
 from broker.replies import is_out_of_memory as is_out_of_memory
 from broker.replies import read_error
-from broker.sockets import bound_wait, receive_into, send_all
+from broker.sockets import Patience
 
 Arg: TypeAlias = str | bytes | int | float | memoryview
 Command: TypeAlias = Sequence[Arg]
@@ -95,6 +95,8 @@ class Link:
         self._connection: Any = pool.make_connection()
         self._sentinels = sentinels_of(pool)
         self._socket: socket.socket | None = None
+        self._patience: Patience
+        self.is_watched = False  # whoever reads was told by a poll of its own that there is something
         self._reader: Any = None
         self._buffer = bytearray(1 << 18)
         self._read_timeout_s = read_timeout_s
@@ -111,7 +113,7 @@ class Link:
             self._socket = self._connection._sock
             if self._socket.family == socket.AF_UNIX:
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-            bound_wait(self._socket, self._read_timeout_s)
+            self._patience = Patience(self._socket, self._read_timeout_s)
             self._reader = hiredis.Reader(protocolError=RedisConnectionError, replyError=read_error)
             # Asked first, not loaded at once: Redis 6.2 writes each SCRIPT LOAD to its append-only file.
             if self._has_scripts and not all(
@@ -162,7 +164,7 @@ class Link:
         if self._socket is None:
             raise RedisConnectionError("not connected")
         try:
-            send_all(self._socket, buffers(commands))
+            self._patience.send_all(buffers(commands))
         except OSError:
             self.close()
             raise
@@ -174,7 +176,7 @@ class Link:
             raise RedisConnectionError("not connected")
         reply = self._reader.gets()
         if reply is False:
-            reply = self._receive(self._socket)
+            reply = self._receive()
         self.expected -= 1
         if isinstance(reply, RedisError):
             if isinstance(reply, RedisConnectionError):
@@ -182,11 +184,11 @@ class Link:
             raise reply
         return reply
 
-    def _receive(self, sock: socket.socket) -> Any:
+    def _receive(self) -> Any:
         reader, buffer = self._reader, self._buffer
         try:
             while True:
-                count = receive_into(sock, buffer)
+                count = self._patience.receive_into(buffer, is_there=self.is_watched)
                 if count == 0:
                     raise RedisConnectionError("Redis closed the connection")
                 reader.feed(buffer, 0, count)

@@ -124,8 +124,8 @@ class Intake:
         model = self.model
         return evalsha(
             "locate",
-            [*self._kept(job_id), keys.moved(model), keys.delayed(model), *self._lanes],
-            [job_id, lane or "", entry],
+            [keys.result(model, job_id), keys.moved(model), keys.delayed(model), *self._lanes],
+            [job_id, lane or "", entry, keys.results(model, job_id)],
         )
 
     def read_locate(self, reply: Sequence[bytes]) -> tuple[str, bytes | None]:
@@ -149,8 +149,11 @@ class Intake:
 
     def watch(self, job_id: str) -> Command:
         """Asks for another client's outcome: the reply is it, or None when it will come to our reply list."""
+        model = self.model
         return evalsha(
-            "watch", [*self._kept(job_id), keys.watchers(self.model)], [job_id, self.client, keys.WATCH_TTL_MS]
+            "watch",
+            [keys.result(model, job_id), keys.watchers(model)],
+            [job_id, self.client, keys.WATCH_TTL_MS, keys.results(model, job_id)],
         )
 
     def large_result(self, job_id: str) -> Command:
@@ -159,11 +162,9 @@ class Intake:
 
     def results(self, job_ids: Sequence[str]) -> Command:
         """Stored outcomes, None where there is none, or once they came to 4 MB."""
-        return evalsha("results", [key for job_id in job_ids for key in self._kept(job_id)], job_ids)
-
-    def _kept(self, job_id: str) -> tuple[Arg, Arg]:
-        """Where a job's stored result may be."""
-        return keys.result(self.model, job_id), keys.results(self.model, job_id)
+        model = self.model
+        bunches = [keys.results(model, job_id) for job_id in job_ids]
+        return evalsha("results", [keys.result(model, job_id) for job_id in job_ids], [*job_ids, *bunches])
 
     def find(self, job_id: str, lane: int, cursor: str) -> Command:
         """Searches one page of a lane (1-3) for a job, from `-` or the cursor before on; see `search`."""

@@ -23,6 +23,7 @@ class Wire:
 
     def __init__(self, link: Link) -> None:
         self.link = link
+        link.is_watched = True
         self.losses = 0  # connections that took replies along
         self.under_way: deque[Pair] = deque()  # awaited; the loop looks many times a job whether there are any
 

@@ -36,8 +36,32 @@ for lane = 1, 3 do
   end
 end
 
+-- Below 0: the outcome goes unframed.
+local function ttl_of(entry)
+  return ttl_of_all or struct.unpack('<d', ttls, 8 * (entry - first_entry) + 1)
+end
+
+local function id_of(framed)
+  return string.sub(framed, 29, 28 + string.byte(framed, 8))
+end
+
+-- Jobs that other clients wait for too, and those that were delayed once: asked for together, for the hour that one retry is remembered.
+local watched = {}
+if redis.call('EXISTS', watchers, moved) > 0 then
+  local ids, entries = {}, {}
+  for entry = first_entry, first - 1 do
+    if not (skip and skip[entry]) and ttl_of(entry) >= 0 then
+      ids[#ids + 1], entries[#entries + 1] = id_of(ARGV[entry + total]), entry
+    end
+    if #ids == AT_ONCE or (entry == first - 1 and #ids > 0) then
+      for i, names in ipairs(redis.call('HMGET', watchers, unpack(ids))) do watched[entries[i]] = names end
+      redis.call('HDEL', moved, unpack(ids))
+      ids, entries = {}, {}
+    end
+  end
+end
+
 -- Everything a job costs here is paid tens of thousands of times a second, so the common case stays off the function calls.
-local is_plain = redis.call('EXISTS', watchers, moved) == 0
 local bunches, by_ttl, bunch, of, ttl = {}, {}, nil, nil, nil
 
 -- The bunch of one block of ids and time to live.
@@ -58,7 +82,7 @@ end
 
 -- Stores and replies a framed outcome on its own.
 local function alone(framed, ttl_s)
-  local id = string.sub(framed, 29, 28 + string.byte(framed, 8))
+  local id = id_of(framed)
   if ttl_s > 0 then
     redis.call('SET', prefix .. 'result:' .. id, string.sub(framed, 5), 'EX', ttl_s)
     due[ttl_s] = (due[ttl_s] or 0) + #framed + RESULT_OVERHEAD
@@ -75,11 +99,11 @@ for entry = first_entry, first - 1 do
   if not (skip and skip[entry]) then
     count = count + 1
     local outcome = ARGV[entry + total]
-    local ttl_s = ttl_of_all or struct.unpack('<d', ttls, 8 * (entry - first_entry) + 1)
+    local ttl_s = ttl_of_all or ttl_of(entry)
     if ttl_s < 0 then
       finish(string.sub(outcome, 25, 24 + string.byte(outcome, 4)), 'done', -1 - ttl_s, 0, outcome)
-    elseif not is_plain then
-      finish(string.sub(outcome, 29, 28 + string.byte(outcome, 8)), 'done', ttl_s, 0, string.sub(outcome, 5))
+    elseif watched[entry] then
+      finish(id_of(outcome), 'done', ttl_s, 0, string.sub(outcome, 5))
     elseif total < BUNCH_FROM then
       alone(outcome, ttl_s)
     else
@@ -97,9 +121,10 @@ if not skip then freed_bytes = tonumber(ARGV[bodies_end + 1]) end
 -- Stores a bunch; whether it could: a user of rights as a version before had them may not, and then each result stands alone.
 local function store(one, frames)
   local key, ttl_ms = prefix .. 'results:' .. one.block, one.ttl_s * 1000
-  local length = redis.pcall('RPUSH', key, string.format('%.0f', now_ms + ttl_ms), frames)
-  if type(length) ~= 'number' then return false end
-  if length == 2 or redis.call('PTTL', key) < ttl_ms then redis.call('PEXPIRE', key, ttl_ms) end
+  local left_ms = redis.pcall('PTTL', key) -- asked first: behind a write nothing may be refused any more
+  if type(left_ms) ~= 'number' then return false end
+  if type(redis.pcall('RPUSH', key, string.format('%.0f', now_ms + ttl_ms), frames)) ~= 'number' then return false end
+  if left_ms < ttl_ms then redis.call('PEXPIRE', key, ttl_ms) end
   due[one.ttl_s] = (due[one.ttl_s] or 0) + #frames + BUNCH_OVERHEAD
   return true
 end

@@ -198,13 +198,49 @@ def test_a_slot_of_old_rights_stores_each_result_alone_and_loses_none(link: Link
 
 def test_while_somebody_watches_all_are_found_and_the_watcher_hears(link: Link, client: Client, slot: Slot) -> None:
     # given
-    sent, curious = client.submit(BUNCH), Client(link)
+    sent, curious = client.submit(BUNCH + 1), Client(link)
     assert link.call(*curious.intake.watch(sent[1].id)) is None
     # when
     slot.settle(slot.claim(), b"fine")
-    # then
+    # then: its own is stored alone, the others together
     assert [outcome.id for outcome in curious.replies()] == [sent[1].id]
     assert {value(client, one) for one in sent} == {b"fine"}
+    assert (len(alone(link)), len(lists(link))) == (1, 1)
+    assert sorted(outcome.id for outcome in client.replies()) == sorted(one.id for one in sent)
+
+
+def test_a_job_that_was_delayed_once_costs_the_others_nothing_and_its_place_is_forgotten(
+    link: Link, client: Client, slot: Slot
+) -> None:
+    # given: two jobs came back from a delay; one of them is settled by someone else, and waits again under its old place
+    sent = client.submit(2 * BUNCH)
+    jobs = slot.claim()
+    places = {sent[0].id: "2 1-1", sent[1].id: "2 1-2", "other-1": "2 1-3"}
+    link.call("HSET", keys.moved(MODEL), *(text for pair in places.items() for text in pair))
+    link.call("PEXPIRE", keys.moved(MODEL), 60_000)
+    link.call("XACK", slot.queue.lanes[1], keys.GROUP, jobs[1].entry)
+    link.call("XDEL", slot.queue.lanes[1], jobs[1].entry)
+    # when
+    assert slot.settle(jobs, b"fine") == 2 * BUNCH - 1
+    # then
+    assert link.call("HKEYS", keys.moved(MODEL)) == [sent[1].id.encode(), b"other-1"]
+    assert (alone(link), len(lists(link))) == ([], 1)
+
+
+def test_thousands_of_jobs_are_settled_while_somebody_watches(link: Link, client: Client, slot: Slot) -> None:
+    # given: more than Lua takes as arguments of one command at once
+    for _ in range(9):
+        client.submit(250)
+    jobs, curious = slot.claim(2_250), Client(link)
+    seen = [jobs[at] for at in (0, 999, 1_000, 2_249)]
+    for job in seen:
+        link.call(*curious.intake.watch(job.id))
+    # when
+    assert slot.settle(jobs) == len(jobs) == 2_250
+    # then
+    assert sorted(outcome.id for outcome in curious.replies()) == sorted(job.id for job in seen)
+    assert link.call("EXISTS", keys.watchers(MODEL)) == 0
+    assert len(client.replies()) == len(jobs)
 
 
 def test_one_look_for_many_results_stops_at_4_mb(client: Client, slot: Slot) -> None:

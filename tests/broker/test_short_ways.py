@@ -107,6 +107,12 @@ def fill_replies(link: Link, client: Client, slot: Slot, job: Any, sent: Any) ->
     link.call("RPUSH", client.intake.reply_key, *range(keys.REPLY_CAP))
 
 
+def lose_group(link: Link, client: Client, slot: Slot, job: Any, sent: Any) -> None:
+    """The lease is gone, the entry is not: it would be run again."""
+    link.call("XGROUP", "DESTROY", slot.queue.lanes[1], keys.GROUP)
+    slot.queue.ensure_groups(link)
+
+
 SETTLES: dict[str, dict[str, Any]] = {
     "plain": {},
     "high": {"lane": "high"},
@@ -121,8 +127,11 @@ SETTLES: dict[str, dict[str, Any]] = {
     "of someone else": {"before": lambda link, client, slot, job, sent: slot.settle([job]) and None},
     "cancelled": {"before": lambda link, client, slot, job, sent: client.cancel(sent) and None},
     "garbled id": {"before": lambda link, client, slot, job, sent: msgspec.structs.replace(job, id="no dash")},
+    "of no size": {"before": lambda link, client, slot, job, sent: msgspec.structs.replace(job, size=0)},
     "no id": {"before": lambda link, client, slot, job, sent: msgspec.structs.replace(job, id="")},
     "of a client that never reads": {"before": fill_replies},
+    "of a client that never reads, and large": {"data": b"x" * (INLINE_LIMIT_BYTES - 60), "before": fill_replies},
+    "of a group that was made anew": {"before": lose_group},
     "after a while": {"before": lambda link, *_: link.call("HSET", keys.counters(MODEL), "mark_ms", 1, "mark_done", 0) and None},
 }  # fmt: skip
 
