@@ -141,9 +141,11 @@ def _read(end: socket.socket, decoder: msgspec.msgpack.Decoder[T]) -> T | None:
         size = end.recv_into(buffer)
     except ConnectionResetError:
         return None
-    if not size:
-        return None
+    return _decoded(decoder, memoryview(buffer)[:size]) if size else None
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[T], packet: bytes | memoryview) -> T:
     try:
-        return decoder.decode(memoryview(buffer)[:size])
+        return decoder.decode(packet)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:  # ValueError: text that is not UTF-8
         raise DecodeError(f"a message between slot and engine is garbled: {error}") from None
