@@ -185,10 +185,11 @@ class Link:
         return reply
 
     def _receive(self) -> Any:
-        reader, buffer = self._reader, self._buffer
+        reader, buffer, is_there = self._reader, self._buffer, self.is_watched
         try:
             while True:
-                count = self._patience.receive_into(buffer, is_there=self.is_watched)
+                count = self._patience.receive_into(buffer, is_there=is_there)
+                is_there = False  # Redis 6.2 may write one answer in two parts
                 if count == 0:
                     raise RedisConnectionError("Redis closed the connection")
                 reader.feed(buffer, 0, count)
