@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 import msgspec
@@ -25,6 +26,8 @@ from workers.exchange import Note, Ran, Run
 from workers.failures import POLICIES, Finding, Kind, classify, describe
 from workers.raw import RawInput
 from workers.slabs import Place, Slab, layout
+
+_dtype_name = lru_cache(64)(str)  # numpy takes 2 us to spell one, for each batch
 
 
 class Pipeline(Protocol):
@@ -154,7 +157,7 @@ class Forward:
         if self._postprocess is not None:
             return self._write_values(message, self._postprocess(outputs, message.rows), forward_ms, notes)
         if is_placed:
-            columns = tuple((name, str(array.dtype), array.shape[1:]) for name, array in outputs.items())
+            columns = tuple((name, _dtype_name(array.dtype), array.shape[1:]) for name, array in outputs.items())
             return Ran(message.seq, forward_ms, columns=columns, notes=notes)
         return self._write_tensors(message, outputs, forward_ms, notes)
 
@@ -191,7 +194,7 @@ class Forward:
                 notes.append(Note(row, tensor.on_violation == "refuse", "output_out_of_bounds", text))
 
     def _write_tensors(self, message: Run, outputs: Arrays, forward_ms: float, notes: list[Note]) -> Ran:
-        columns = tuple((name, str(array.dtype), array.shape[1:]) for name, array in outputs.items())
+        columns = tuple((name, _dtype_name(array.dtype), array.shape[1:]) for name, array in outputs.items())
         key = (message.slab, message.bucket, columns)
         known = self._out_views.get(key)
         slab = self._slabs[message.slab]
