@@ -10,9 +10,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from hashlib import sha1
-from importlib import resources
-from typing import Any, TypeAlias
+from typing import Any
 
 import hiredis
 from redis.exceptions import AuthenticationError, AuthorizationError, InvalidResponse, RedisError
@@ -25,14 +23,15 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from broker.address import lost, make_pool, not_redis, sentinels_of
 from broker.address import safe_url as safe_url
 from broker.errors import RedisRefused, RedisUnavailable
+from broker.packed import Arg as Arg
+from broker.packed import Command as Command
 from broker.packed import buffers
 from broker.replies import is_missing_group as is_missing_group
 from broker.replies import is_out_of_memory as is_out_of_memory
 from broker.replies import read_error
+from broker.script import SCRIPTS as SCRIPTS
+from broker.script import evalsha as evalsha
 from broker.sockets import Patience
-
-Arg: TypeAlias = str | bytes | int | float | memoryview
-Command: TypeAlias = Sequence[Arg]
 
 # What a lost connection looks like; everything else from Redis is an answer.
 LOST = (RedisConnectionError, RedisTimeout, OSError)
@@ -41,34 +40,6 @@ SILENT = (RedisTimeout, TimeoutError)  # of these, a server that is there and do
 READ_TIMEOUT_S = 5.0
 SEND_BUFFER_BYTES = 1 << 20  # of a unix socket: in the usual 200 KB a large result waits twice for Redis to read
 START_IT = "start it, or set redis.url in pool.toml or PENSTOCK_REDIS_URL"  # the mend of a server that is away
-_ENDING = ("body", "finish")
-_PARTS = {  # of scripts, none of their own: put in front of them in this order
-    "submit": ("submit_lone", "body"), "settle": ("rate", "settle_lone", *_ENDING), "fail": _ENDING, "claim": _ENDING, "cancel": _ENDING,
-    "expire": _ENDING, "sweep": ("body",), "drop": ("body",), "replay": ("body",), "letters": ("body",), "orphans": ("body",),
-    "locate": ("kept",), "watch": ("kept",), "results": ("kept",), "run_submit": ("rival",), "run_ask": ("rival",),
-}  # fmt: skip
-SHARED = frozenset(part for parts in _PARTS.values() for part in parts)
-
-
-def load_scripts() -> dict[str, tuple[bytes, str]]:
-    """name -> (source, sha1) of every script, with its parts in front."""
-    folder = resources.files("broker") / "scripts"
-    texts = {
-        file.name.removesuffix(".lua"): file.read_bytes() for file in folder.iterdir() if file.name.endswith(".lua")
-    }
-    scripts = {}
-    for name in texts.keys() - SHARED:
-        source = b"".join(texts[part] for part in (*_PARTS.get(name, ()), name))
-        scripts[name] = (source, sha1(source, usedforsecurity=False).hexdigest())
-    return scripts
-
-
-SCRIPTS = load_scripts()
-
-
-def evalsha(name: str, keys: Sequence[Arg], args: Iterable[Arg]) -> list[Arg]:
-    """The command that runs a script by its digest."""
-    return ["EVALSHA", SCRIPTS[name][1], len(keys), *keys, *args]
 
 
 def refused(url: str, error: object) -> RedisRefused:

@@ -10,6 +10,8 @@ import hiredis
 LARGE_BYTES = 2048  # of an argument: from there one join is quicker than hiredis, by fifty times at 64 KB
 ALONE_BYTES = 65536  # from there it is not copied at all: to fault in the memory of a copy costs more than to make it
 
+Arg: TypeAlias = str | bytes | int | float | memoryview
+Command: TypeAlias = Sequence[Arg]
 Buffer: TypeAlias = bytes | memoryview
 
 

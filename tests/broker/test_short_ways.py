@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker import connection, keys
+from broker import connection, keys, script
 from broker.connection import SCRIPTS, Link, ResponseError
 from broker.ends import Ended
 from broker.queue import INLINE_LIMIT_BYTES
@@ -72,7 +72,8 @@ def played(
     seen = []
     for scripts in ways():
         link.call("FLUSHALL")
-        monkeypatch.setattr(connection, "SCRIPTS", scripts)
+        for module in (connection, script):
+            monkeypatch.setattr(module, "SCRIPTS", scripts)
         link.reload()
         publish(link, Limits(max_jobs=3, max_bytes=20_000, payload_limit_bytes=10_000))
         seen.append((act(link), state(link)))

@@ -11,6 +11,7 @@ from broker import keys, refusals
 from broker.answer import Answer
 from broker.connection import LOST, Link
 from broker.errors import StaleRequest
+from broker.script import SCRIPTS
 from tests.broker.actors import LIMITS, MODEL, Client, Slot, counted, delayed, depths, id_of, lane_key, publish
 
 
@@ -238,9 +239,12 @@ def test_scripts_the_server_has_forgotten_are_loaded_again(link: Link, client: C
     # given
     link.call("SCRIPT", "FLUSH")
     command = client.command(client.blobs(1))
-    _, digest, key_count, *rest = command
     # when
-    link.script("submit", rest[: int(key_count)], rest[int(key_count) :])
+    (reply,) = link.run_all([command])
     # then
+    assert Answer.read(reply).code == "ok"
     assert len(entries(link)) == 1
-    assert link.call("SCRIPT", "EXISTS", digest) == [1]
+    assert link.call("SCRIPT", "EXISTS", SCRIPTS["submit"][1]) == [1]
+    # when: as a call of its own
+    link.call("SCRIPT", "FLUSH")
+    assert link.script("results", ["no such"], ["a-1", "nor this"]) == [None]

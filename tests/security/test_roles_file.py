@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from broker import acl
-from broker.connection import SCRIPTS, SHARED, Link
+from broker.connection import Link
 from broker.errors import ConfigError
+from broker.script import SCRIPTS, SHARED
 from operators import status
 from tests.security.conftest import Guarded, is_refused
 
