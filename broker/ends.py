@@ -15,8 +15,6 @@ from broker.outcome_codec import FRAME
 
 FIRST_ENTRY = 13  # in ARGV, where no body stands apart
 
-_ONE_OF = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
-
 Fate = Literal["retry", "failed", "dead", "expired"]
 
 
@@ -55,12 +53,6 @@ def settle_arguments(ended: Iterable[Ended], inline_limit_bytes: int) -> list[An
 
     What a job costs here is paid tens of thousands of times a second.
     """
-    ended = [*ended]
-    if len(ended) == 1 and ended[0].job.body is None and len(ended[0].outcome) <= inline_limit_bytes:
-        job, outcome = ended[0].job, ended[0].outcome
-        ttl_s = job.result_ttl_s if job.is_stored else 0
-        counts = _ONE_OF[job.lane]
-        return [*counts, 0, job.size, pack("<d", job.size), ttl_s, b"", job.entry, FRAME.pack(len(outcome)) + outcome]
     lanes: tuple[list[Ended], ...] = ([], [], [])
     for one in ended:
         lanes[one.job.lane].append(one)

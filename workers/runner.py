@@ -164,7 +164,7 @@ class Runner:
         self._finished = (batch, answer)
 
     def check_hang(self) -> None:
-        """Kills an engine that has been silent past its limit; call it each turn, whatever else is going on."""
+        """Kills an engine that has been silent past its limit; call it each turn in which it gave no answer."""
         batch = self._sent[0] if self._sent else None
         hang_s = self._watchdog.hang_s(batch, is_idle=self.is_idle, stamped_at=self._engine.progress.at_s)
         if hang_s:

@@ -25,11 +25,9 @@ class Wire:
         self.link = link
         link.is_watched = True
         self.losses = 0  # connections that took replies along
-        self.under_way: deque[Pair] = deque()  # awaited; the loop looks many times a job whether there are any
-
-    def __len__(self) -> int:
-        """How many replies are awaited."""
-        return len(self.under_way)
+        self.under_way: deque[Pair] = (
+            deque()
+        )  # replies are awaited; a plain deque, as the loop looks many times a job whether there are any
 
     def send(self, *pairs: Pair) -> None:
         """Sends without waiting. Raises one of connection.LOST."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import msgspec
 import pytest
 
@@ -15,6 +13,7 @@ from broker.messages import Job
 from broker.outcome_codec import FRAME
 from broker.queue import INLINE_LIMIT_BYTES
 from tests.broker.actors import BUNCH, FIRST_BUNCHED, MODEL, Client, Sent, Slot, counted, done, now_ms, pending
+from tests.wait import wait_until
 
 ALONE = FIRST_BUNCHED - 1
 
@@ -158,7 +157,7 @@ def test_a_list_lives_as_long_as_the_longest_of_its_results_and_each_as_long_as_
     until = [at - now_ms(link) for _, _, at in bunches.read(link.call("LRANGE", key, 0, -1))]
     assert [round(ms / 1000) for ms in until] == [50] * BUNCH + [1] * BUNCH
     # when
-    time.sleep(1.01)
+    wait_until(lambda: client.result(shorter[0].id) is None, "its second is over")
     # then
     assert {value(client, one) for one in shorter} == {None}
     assert {value(client, one) for one in longer} == {b"ok"}
@@ -182,9 +181,10 @@ def test_stored_bytes_are_counted_and_leave_the_books_with_their_bucket(link: Li
     assert frames < counted_bytes < frames + 2 * 300
 
 
-def test_a_slot_of_old_rights_stores_each_result_alone_and_loses_none(link: Link, client: Client, slot: Slot) -> None:
-    """The roles of a shared server are set up by hand, perhaps after the slots were renewed."""
-    # given: a list that cannot be written stands for the right that is missing; both are an error of the same command
+def test_where_a_list_cannot_be_written_each_result_stands_alone_and_none_is_lost(
+    link: Link, client: Client, slot: Slot
+) -> None:
+    # given: rights that are missing are played in test_rights_before
     sent = client.submit(BUNCH)
     link.call("SET", keys.results(MODEL, sent[0].id), "in the way", "PX", 60_000)
     # when

@@ -98,9 +98,8 @@ class Worker:
             try:
                 if was_lost:
                     link.connect_within(5)
-                    queue.take_over(
-                        link, [queue.consumer], marks=0
-                    )  # what came with an answer that was lost is no loss
+                    # What came with an answer that was lost is no loss.
+                    queue.take_over(link, [queue.consumer], marks=0)
                     was_lost = False
                 link.send(queue.move(), queue.claim(256))
                 link.read()

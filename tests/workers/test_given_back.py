@@ -44,7 +44,7 @@ class Holder:
 
     def talk(self, *, room_rows: int = 0, is_busy: bool = True, block_ms: int = 0) -> None:
         self.leases.talk([], [], rooms=(room_rows,) * 3, is_busy=is_busy, block_ms=block_ms)
-        if len(self.leases.wire) and not self.leases.claimer.is_blocked:
+        if self.leases.wire.under_way and not self.leases.claimer.is_blocked:
             self.leases.hear()
 
     def claim(self) -> list[Job]:
@@ -140,7 +140,7 @@ def test_a_look_for_ghosts_leaves_those_alone_that_are_on_their_way_back(
         handler(link.call(*command))
         heard.append([command])
     assert len(heard) == 3
-    assert not len(holder.leases.wire), "nothing was sent for them"
+    assert not holder.leases.wire.under_way, "nothing was sent for them"
     assert returned(link, holder) == [(b"h/0.x", 1)] * 2
 
 

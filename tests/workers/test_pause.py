@@ -166,7 +166,7 @@ def test_a_paused_slot_rests_without_turns_or_commands(
     monkeypatch.setattr(Upkeep, "turn", counted)
     with RunningSlot(redis_url) as slot:
         pause(slot, ALL)
-        wait_until(lambda: not len(slot.slot._leases.wire), "it has told Redis all it had to")
+        wait_until(lambda: not slot.slot._leases.wire.under_way, "it has told Redis all it had to")
         before, sent, began = count, commands(), time.monotonic()
         wait_until(lambda: time.monotonic() > began + 0.6, "two such waits might have passed")
         assert count - before <= 5
