@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import enum
+
 import msgspec
 
-from broker.messages import Job
+from broker.messages import LOW, Job
 from broker.timetable import Dims
 
 
@@ -31,9 +33,23 @@ class Batch(msgspec.Struct, frozen=True):
         return self.pieces[0].job.lane
 
     @property
+    def is_low(self) -> bool:
+        """Whether all of it is of the low lane: company of higher ones stands behind whom it joined."""
+        return self.lane == self.pieces[-1].job.lane == LOW
+
+    @property
     def forward_rows(self) -> int:
         """Padded rows of one forward."""
         return self.bucket // self.forwards
+
+
+class Soon(enum.Enum):
+    """In place of a batch: one comes with Redis' answer, a round trip away."""
+
+    SOON = enum.auto()
+
+
+SOON = Soon.SOON
 
 
 class Coming(msgspec.Struct, frozen=True):

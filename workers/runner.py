@@ -15,7 +15,7 @@ import structlog
 
 from broker.ends import Ended, Fault
 from broker.messages import LANES, Job
-from workers.batch import Batch
+from workers.batch import SOON, Batch, Soon
 from workers.blame import Blame
 from workers.caps import Caps, Change
 from workers.claims import NO_ROOM
@@ -37,18 +37,10 @@ class Runner:
     def __init__(
         self,
         *,
-        engine: Engine,
-        stower: Stower,
-        outcomes: Outcomes,
-        bucket: Callable[[int], int],
-        drop: Callable[[set[bytes]], None],
-        redis_ms: Callable[[], float],
-        claimed_ms: Mapping[bytes, float],
-        caps: Caps,
-        timetable: Timetable,
-        blame: Blame | None = None,
+        engine: Engine, stower: Stower, outcomes: Outcomes, bucket: Callable[[int], int], drop: Callable[[set[bytes]], None],
+        redis_ms: Callable[[], float], claimed_ms: Mapping[bytes, float], caps: Caps, timetable: Timetable, blame: Blame | None = None,
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.ended: list[Ended] = []  # outcomes not settled yet
         self.faults: list[Fault] = []
         self.usage: Measured | None = None  # the last measurement, until someone takes it
@@ -69,7 +61,7 @@ class Runner:
         self._blame = blame
         self._watchdog = Watchdog(timetable, clock)
         self._sent: deque[Batch] = deque()  # with the engine, in order: the first one runs
-        self._finished: tuple[Batch, Ran] | None = None
+        self._finished: tuple[Batch, Ran, float] | None = None  # and when, in Redis' time
         self._triage = Triage(outcomes=outcomes, caps=caps, bucket=bucket, drop=drop, redis_ms=redis_ms)
         self._halves = self._triage.parts  # of failed batches, run before anything else
         self._is_inline = engine.fileno() < 0
@@ -104,30 +96,35 @@ class Runner:
 
     # --- working ------------------------------------------------------------------------------
 
-    def advance(self, pack: Callable[[], Batch | None], pack_ahead: Callable[[], Batch | None] = lambda: None) -> None:
+    def advance(
+        self, pack: Callable[[], Batch | Soon | None], pack_ahead: Callable[[], Batch | None] = lambda: None
+    ) -> None:
         """Hands over what there is, and encodes what is finished into `ended` and `faults`.
 
-        `pack` gives the next batch to an engine that waits, `pack_ahead` to one that works: one that gains nothing by waiting.
+        `pack` gives the next batch to an engine that waits, `pack_ahead` to one that works: one that gains nothing by waiting. Results
+        of the low lane, which nobody is in a hurry for, wait for a batch that comes `SOON`: each moment the engine waits is everybody's.
         """
         if self._finished is None:
             self._dispatch(pack)
         while self._finished is not None:
-            batch, ran = self._finished
+            batch, ran, ended_ms = self._finished
             self._finished = None
             if ran.error:
                 self._split(batch, ran)
             if not self._halves:  # no batch is in parts any more
                 self.learned += self._caps.settle()
-            self._dispatch(pack)  # into the other slab: this one's outputs are still to be read
+            is_soon = self._dispatch(pack)  # into the other slab: this one's outputs are still to be read
+            if is_soon and batch.is_low and not ran.error:
+                self._finished = (batch, ran, ended_ms)
+                break
             if not ran.error:
-                self._encode(batch, ran)
+                self._encode(batch, ran, ended_ms)
         if len(self._sent) == 1 and not self._is_measuring and not self._halves and self.death is None:
             ahead = pack_ahead()
             if ahead is not None:
                 self._hand_over(ahead)
 
-    def _encode(self, batch: Batch, ran: Ran) -> None:
-        ended_ms = self._redis_ms()
+    def _encode(self, batch: Batch, ran: Ran, ended_ms: float) -> None:
         clocked = Clocked(ended_ms - ran.forward_ms, ended_ms)
         slab = self._engine.slabs[ran.seq % SLABS]
         results = self._outcomes.of(batch, ran, slab, clocked, self._claimed_ms)
@@ -161,7 +158,7 @@ class Runner:
             self._blame.clear(answer.seq)
         if not answer.error:
             self._timetable.note(batch.forward_rows, batch.dims, answer.forward_ms / batch.forwards)
-        self._finished = (batch, answer)
+        self._finished = (batch, answer, self._redis_ms())
 
     def check_hang(self) -> None:
         """Kills an engine that has been silent past its limit; call it each turn in which it gave no answer."""
@@ -176,12 +173,14 @@ class Runner:
         """Drops finished parts of jobs whose rest will not run here."""
         self._outcomes.forget(leases)
 
-    def _dispatch(self, pack: Callable[[], Batch | None]) -> None:
+    def _dispatch(self, pack: Callable[[], Batch | Soon | None]) -> bool:
+        """Hands over the next batch, where the engine can take one; whether there will be one soon instead."""
         if self._sent or self._is_measuring or self.death is not None:
-            return
+            return False
         batch = self._halves.pop() if self._halves else pack()
-        if batch is not None:
+        if isinstance(batch, Batch):
             self._hand_over(batch)
+        return batch is SOON
 
     def _hand_over(self, batch: Batch) -> None:
         self._seq += 1

@@ -18,7 +18,7 @@ from broker.queue import Queue
 from broker.settings_tables import SlotSettings
 from broker.timetable import Learned
 from workers.ahead import Ahead
-from workers.batch import Batch
+from workers.batch import SOON, Batch, Soon
 from workers.batch_limits import BatchLimits
 from workers.batcher import Batcher
 from workers.blame import Blame
@@ -138,18 +138,20 @@ class Slot:
 
     # --- jobs ---------------------------------------------------------------------------------
 
-    def _pack(self) -> Batch | None:
-        """The next batch; None when leaving, and while more jobs are on their way that are worth waiting for."""
+    def _pack(self) -> Batch | Soon | None:
+        """The next batch; None when leaving, and while more jobs are on their way that are worth waiting for; SOON where that is no longer
+        than a round trip to Redis."""
         leases, pacing = self._leases, self._pacing
         if pacing.is_running:
             pacing.freed(leases.redis_ms())
         if not self._batcher.rows or self._leaving.verdict is not None:
             return None
         self._runner.faults += self._inbox.expire()
-        if leases.lost_since is None and (
-            self._is_topping_up() or pacing.is_held(leases.redis_ms(), is_asking=leases.claimer.is_claiming)
-        ):
-            return None
+        if leases.lost_since is None:
+            if self._is_topping_up():
+                return SOON
+            if pacing.is_held(leases.redis_ms(), is_asking=leases.claimer.is_claiming):
+                return SOON if pacing.is_looking else None
         return self._next()
 
     def _is_topping_up(self) -> bool:
