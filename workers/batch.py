@@ -44,7 +44,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Soon(enum.Enum):
-    """In place of a batch: one comes with Redis' answer, a round trip away."""
+    """In place of a batch: one comes as soon as Redis has answered."""
 
     SOON = enum.auto()
 

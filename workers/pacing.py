@@ -42,7 +42,7 @@ class Pacing:
 
     def __init__(self, batcher: Batcher, *, max_wait_ms: float, read_ahead_max_ms: float) -> None:
         self.look: Look | None = None  # wanted now; who sends it says `looked`
-        self.is_looking = False  # what `is_held` said last: held only until Redis has answered
+        self.is_soon = False  # what `is_held` said last: a full batch is held, and only until Redis has answered
         self._batcher = batcher
         self._waiting = Waiting(max_wait_ms)
         self._read_ahead_max_ms = read_ahead_max_ms
@@ -123,15 +123,16 @@ class Pacing:
 
     def is_held(self, now_ms: float, *, is_asking: bool) -> bool:
         """Whether a free engine waits though there are jobs in hand. `is_asking`: an answer of Redis is under way."""
-        self.look, self.is_looking = None, False
+        self.look, self.is_soon = None, False
         coming = self._batcher.coming()
         if coming is None:
             return False
-        if coming.ms >= LONG_MS and self._is_stale and (below := self._open_below(coming)) != 0:
-            self.is_looking = is_asking or not self._has_looked
-            if self.is_looking and not is_asking:
-                self.look = Look(below)
-        return self.is_looking or self.patience_ms(now_ms) > 0
+        may_look = coming.ms >= LONG_MS and self._is_stale and (is_asking or not self._has_looked)
+        if may_look and (below := self._open_below(coming)) != 0:
+            self.look = None if is_asking else Look(below)
+            self.is_soon = coming.is_full
+            return True
+        return self.patience_ms(now_ms) > 0
 
     def _open_below(self, coming: Coming) -> int | None:
         """As `Look.below`: whose jobs would still join the batch. Its own lane's, where lower ones fill it up and more would take no longer."""

@@ -129,6 +129,9 @@ class Slot:
             self._runner.advance(self._pack, self._pack_ahead)
             self._upkeep.turn(now)
             if self._runner.death is not None:
+                self._runner.advance(
+                    self._pack
+                )  # results that waited for Redis, should the engine have been found dead only now
                 return leaving.bury()
             if leaving.verdict is not None and leaving.is_over(now):
                 return leaving.end(leaving.verdict)
@@ -139,8 +142,8 @@ class Slot:
     # --- jobs ---------------------------------------------------------------------------------
 
     def _pack(self) -> Batch | Soon | None:
-        """The next batch; None when leaving, and while more jobs are on their way that are worth waiting for; SOON where that is no longer
-        than a round trip to Redis."""
+        """The next batch; None when leaving, and while more jobs are on their way that are worth waiting for; SOON where it is full, and
+        Redis has only to say what comes first."""
         leases, pacing = self._leases, self._pacing
         if pacing.is_running:
             pacing.freed(leases.redis_ms())
@@ -149,9 +152,9 @@ class Slot:
         self._runner.faults += self._inbox.expire()
         if leases.lost_since is None:
             if self._is_topping_up():
-                return SOON
+                return None
             if pacing.is_held(leases.redis_ms(), is_asking=leases.claimer.is_claiming):
-                return SOON if pacing.is_looking else None
+                return SOON if pacing.is_soon else None
         return self._next()
 
     def _is_topping_up(self) -> bool:
@@ -220,12 +223,13 @@ class Slot:
         wait_ms = min(POLL_MS, leases.until_reconnect_s() * 1e3 + 1)
         is_awaited = bool(leases.wire.under_way)
         is_resting = leases.claimer.claims.is_shut and not self._batcher.rows  # paused: nothing to ask for
-        if self._bodies.waiting:
-            wait_ms = min(wait_ms, LOOK_EVERY_S * 1e3)
-        elif not is_awaited and runner.is_idle and leases.lost_since is None and not is_resting:
+        is_free = not is_awaited and runner.is_idle and leases.lost_since is None and not is_resting
+        if is_free and (self._batcher.rows or not self._bodies.waiting):
             wait_ms = min(self._pacing.patience_ms(leases.redis_ms()), LOOK_AGAIN_MS)
             if wait_ms <= 0:
                 return  # this turn made new work possible
+        elif self._bodies.waiting:
+            wait_ms = min(wait_ms, LOOK_EVERY_S * 1e3)
         else:
             wait_ms = min(wait_ms, self._pacing.due_ms(self._clock()))
         engine_fd, link_fd = runner.fileno(), leases.wire.link.fileno() if is_awaited else -1

@@ -53,6 +53,7 @@ def test_before_a_long_batch_that_could_grow_redis_is_asked_once_more_and_not_tw
     assert pacing.look == Look(None)
     pacing.looked()
     assert pacing.is_held(1000.0, is_asking=True), "the answer is under way"
+    assert not pacing.is_soon, "senders that come back with the results may join it: they do not wait for this"
     assert not pacing.is_held(1000.0, is_asking=False)
 
 
@@ -65,6 +66,7 @@ def test_a_full_batch_of_a_lower_lane_asks_for_higher_ones_and_one_of_the_highes
         pacing.freed(1000.0)
         assert pacing.is_held(1000.0, is_asking=False) == (look is not None)
         assert pacing.look == look
+        assert pacing.is_soon == (look is not None)
 
 
 def test_a_batch_that_lower_lanes_filled_up_asks_for_more_of_its_own_lane_too() -> None:
