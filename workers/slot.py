@@ -129,9 +129,7 @@ class Slot:
             self._runner.advance(self._pack, self._pack_ahead)
             self._upkeep.turn(now)
             if self._runner.death is not None:
-                self._runner.advance(
-                    self._pack
-                )  # results that waited for Redis, should the engine have been found dead only now
+                self._runner.advance(self._pack)  # encodes what waited for Redis, should only `turn` have found it dead
                 return leaving.bury()
             if leaving.verdict is not None and leaving.is_over(now):
                 return leaving.end(leaving.verdict)
