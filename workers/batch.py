@@ -34,7 +34,7 @@ class Batch(msgspec.Struct, frozen=True):
 
     @property
     def is_low(self) -> bool:
-        """Whether all of it is of the low lane: company of higher ones stands behind whom it joined."""
+        """Whether all of it is of the low lane; jobs of other lanes that joined stand last."""
         return self.lane == self.pieces[-1].job.lane == LOW
 
     @property

@@ -25,9 +25,7 @@ class Wire:
         self.link = link
         link.is_watched = True
         self.losses = 0  # connections that took replies along
-        self.under_way: deque[Pair] = (
-            deque()
-        )  # replies are awaited; a plain deque, as the loop looks many times a job whether there are any
+        self.under_way: deque[Pair] = deque()  # replies are awaited; plain, as the loop asks many times a job
 
     def send(self, *pairs: Pair) -> None:
         """Sends without waiting. Raises one of connection.LOST."""

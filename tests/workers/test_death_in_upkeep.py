@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
 
 from tests.wait import wait_until
-from tests.workers.fakes import ROW_BUCKETS, SPEC, Client, Doubler, LateEngine, RunningSlot
+from tests.workers.fakes import SPEC, Client, LateEngine, RunningSlot
+from tests.workers.test_fair_slots import Sleeper, known
 from workers.batch import Batch
 from workers.engine_client import EngineDied
-from workers.exchange import Measure, Run, Timed
+from workers.exchange import Measure, Run
 from workers.exits import Exit
-from workers.timetable import Timetable
 
 
 class DiesIdle(LateEngine):
@@ -28,11 +27,9 @@ class DiesIdle(LateEngine):
 def test_results_that_wait_are_settled_when_the_measurement_finds_the_engine_dead(
     redis_url: str, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend = Doubler()
-    backend.before = lambda: time.sleep(0.01)
-    times = Timetable([Timed(rows, (), 20.0) for rows in ROW_BUCKETS], floor_s=60.0, factor=20.0)
+    backend = Sleeper(10.0)
     handed: list[int] = []
-    running = RunningSlot(redis_url, engine=DiesIdle(SPEC, backend), timetable=times, low_batch_ms=0.0)
+    running = RunningSlot(redis_url, engine=DiesIdle(SPEC, backend), timetable=known(20.0), low_batch_ms=0.0)
     slot, runner = running.slot, running.slot._runner
     ran: list[int] = []
     advance, hand_over = runner.advance, runner._hand_over

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -13,10 +12,9 @@ import pytest
 from broker.bodies_store import open_store
 from tests.wait import wait_until
 from tests.workers.apart import submit
-from tests.workers.fakes import ROW_BUCKETS, SPEC, Client, Doubler, LateEngine, RunningSlot
-from workers.exchange import Timed
+from tests.workers.fakes import SPEC, Client, LateEngine, RunningSlot
+from tests.workers.test_fair_slots import Sleeper, known
 from workers.slot import LOOK_AGAIN_MS, Slot
-from workers.timetable import Timetable
 
 
 def idle_waits(slot: Slot, monkeypatch: pytest.MonkeyPatch) -> list[float]:
@@ -40,10 +38,10 @@ def test_low_batches_follow_at_once_where_nothing_can_be_asked_while_a_body_is_l
     assert folder is not None
     go, read = threading.Event(), folder.read
     monkeypatch.setattr(folder, "read", lambda name: read(name) if go.wait(20) else None)
-    backend = Doubler()
-    backend.before = lambda: time.sleep(0.01)
-    times = Timetable([Timed(rows, (), 20.0) for rows in ROW_BUCKETS], floor_s=60.0, factor=20.0)
-    running = RunningSlot(redis_url, engine=LateEngine(SPEC, backend), timetable=times, low_batch_ms=0.0, store=folder)
+    backend = Sleeper(10.0)
+    running = RunningSlot(
+        redis_url, engine=LateEngine(SPEC, backend), timetable=known(20.0), low_batch_ms=0.0, store=folder
+    )
     try:
         with running:
             client.wait(client.submit(0.0, lane=1))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 from broker.connection import Link
 from tests.wait import wait_until
-from tests.workers.fakes import ROW_BUCKETS, SPEC, Client, Doubler, LateEngine, RunningSlot, first
-from workers.exchange import Timed
-from workers.timetable import Timetable
+from tests.workers.fakes import SPEC, Client, LateEngine, RunningSlot, first
+from tests.workers.test_fair_slots import Sleeper, known
 
 HIGH, NORMAL, LOW = 1, 2, 3  # as a client counts them
 FORWARD_MS = 20.0
@@ -19,14 +16,16 @@ class Slow:
     """A slot of a model whose forwards take long, and the order of what its runner does: h hands over, e encodes."""
 
     def __init__(self, redis_url: str) -> None:
-        backend = Doubler()
-        backend.before = lambda: time.sleep(FORWARD_MS / 2e3)
-        times = Timetable([Timed(rows, (), FORWARD_MS) for rows in ROW_BUCKETS], floor_s=60.0, factor=20.0)
-        self.slot = RunningSlot(redis_url, engine=LateEngine(SPEC, backend), timetable=times, low_batch_ms=0.0)
+        engine = LateEngine(SPEC, Sleeper(FORWARD_MS / 2))
+        self.slot = RunningSlot(redis_url, engine=engine, timetable=known(FORWARD_MS), low_batch_ms=0.0)
         self.runner = self.slot.slot._runner
         self.order: list[str] = []
         self._note("_hand_over", "h")
         self._note("_encode", "e")
+
+    def is_waiting(self) -> bool:
+        """Whether a batch has ended whose results are not encoded yet."""
+        return self.runner._finished is not None
 
     def _note(self, method: str, letter: str) -> None:
         real = getattr(self.runner, method)
@@ -70,8 +69,8 @@ def test_results_that_wait_when_the_slot_is_asked_to_leave_are_settled(
         ids = client.submit(*(float(number) for number in range(JOBS)), lane=LOW)
         wait_until(lambda: "e" in slow.order[4:], "it works")
         # when: Redis is silent as the next batches end
-        link.call("CLIENT", "PAUSE", 150)
-        time.sleep(2 * FORWARD_MS / 1e3)
+        link.call("CLIENT", "PAUSE", 400)
+        wait_until(slow.is_waiting, "results wait")
         running.slot.leave()
     # then: what ran was answered, the rest waits for others
     done = client.counters()["done"] - 1
@@ -91,8 +90,8 @@ def test_results_that_wait_for_a_redis_that_was_lost_are_settled_when_it_is_back
         client.wait(client.submit(0.0, lane=HIGH))
         ids = client.submit(*(float(number) for number in range(JOBS)), lane=LOW)
         wait_until(lambda: "e" in slow.order[4:], "it works")
-        link.call("CLIENT", "PAUSE", 100)
-        time.sleep(FORWARD_MS / 1e3)
+        link.call("CLIENT", "PAUSE", 400)
+        wait_until(slow.is_waiting, "results wait")
         link.call("CLIENT", "KILL", "ID", connection)
         assert len(client.wait(ids)) == JOBS
     assert client.counters()["done"] == JOBS + 1
